@@ -1,0 +1,55 @@
+# Each target sets up what it needs: a virtual environment in .venv, from ci/constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check test-slow test-gpu bench soak storm clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(STAMP)  ## Create .venv and install everything into it
+
+# torch first and pinned: a bare range pulls gigabytes of CUDA packages on a CPU machine.
+# The two versions are compared because a dependency may swap torch silently.
+$(STAMP): pyproject.toml ci/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c ci/constraints.txt torch
+	$(BIN)/python -c "import importlib.metadata as m; print(m.version('torch'))" > $(VENV)/torch-before
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c ci/constraints.txt -e '.[dev]'
+	$(BIN)/python -c "import importlib.metadata as m; print(m.version('torch'))" > $(VENV)/torch-after
+	cmp $(VENV)/torch-before $(VENV)/torch-after || { echo "a dependency replaced torch"; exit 1; }
+	touch $(STAMP)
+
+demo: $(STAMP)  ## Learn a real stream that comes along: no broker, no file, no GPU; about a minute
+	$(BIN)/stream-rnn demo
+
+test: $(STAMP)  ## All tests but the GPU's and the soak
+	$(PYTEST) -q -m "not gpu"
+
+check: $(STAMP)  ## Format, lint, types, fast tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -q -m "not slow and not gpu"
+
+test-slow: $(STAMP)  ## Only the slow tests (kill storms, the chaotic net, end to end)
+	$(PYTEST) -q -m "slow and not gpu"
+
+test-gpu: $(STAMP)  ## Only the tests that need a CUDA device
+	$(PYTEST) -q -m gpu
+
+bench: $(STAMP)  ## Step time per cell and rule beside the bare matrix product; daemon events/s
+	OMP_NUM_THREADS=1 $(BIN)/stream-rnn bench
+
+storm: $(STAMP)  ## Kill the daemon with SIGKILL at 20 random moments; compare with an undisturbed run
+	$(PYTEST) -q tests/test_kill_storm.py
+
+soak: $(STAMP)  ## 1,000,000 events: memory and time per event, with their slopes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --events 1000000
+
+clean:  ## Remove what the targets made (.venv too)
+	rm -rf $(VENV) out .mypy_cache .ruff_cache *.egg-info

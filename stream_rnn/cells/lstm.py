@@ -1,0 +1,56 @@
+"""Long short-term memory without peepholes, PyTorch's gate order (i, f, g, o).
+
+Axes: B lanes, I inputs, N units, K = 2 blocks (h, c), G = 4 gates, S = 2N, Z = 4N, M = I+N+1.
+
+    c_t = f c_tm1 + i g        h_t = o tanh(c_t)
+
+Derivatives (algorithms.md 1): with T = tanh(c_t) and kappa = o (1 - T^2),
+    dc/dz = (g i (1-i), c_tm1 f (1-f), i (1-g^2), 0),   dh/dz = kappa dc/dz + (0, 0, 0, T o (1-o)),
+    dc/dc_tm1 = f,   dh/dc_tm1 = kappa f.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from stream_rnn.cells.base import Cell
+from stream_rnn.linearization import Linearization
+
+
+class Lstm(Cell):
+    """Hochreiter & Schmidhuber 1997 with Gers' forget gate; equals `torch.nn.LSTMCell`.
+
+    PyTorch's two biases are one here. The state is `[h, c]`; the forget gate starts open (bias 1).
+    """
+
+    blocks = 2
+    gates = 4
+
+    @override
+    def initial_weight(self, generator: torch.Generator | None = None) -> Tensor:
+        W_ZM = super().initial_weight(generator)
+        W_ZM[self.n_units : 2 * self.n_units, -1] = 1.0
+        return W_ZM
+
+    @override
+    def step(self, W_ZM: Tensor, x_BI: Tensor, s_BS: Tensor) -> tuple[Tensor, Linearization]:
+        N = self.n_units
+        c_tm1 = s_BS[:, N:]
+        u_BM = self._assemble(x_BI, s_BS)
+        z_BGN = (u_BM @ W_ZM.T).view(-1, 4, N)
+        i, f, o = torch.sigmoid(z_BGN[:, 0]), torch.sigmoid(z_BGN[:, 1]), torch.sigmoid(z_BGN[:, 3])
+        g = torch.tanh(z_BGN[:, 2])
+        c_t = f * c_tm1 + i * g
+        T = torch.tanh(c_t)
+        h_t = o * T
+        kappa = o * (1 - T * T)
+        zero = torch.zeros_like(c_t)
+        dc_BGN = torch.stack((g * i * (1 - i), c_tm1 * f * (1 - f), i * (1 - g * g), zero), dim=1)
+        dh_BGN = kappa[:, None] * dc_BGN
+        dh_BGN = torch.cat((dh_BGN[:, :3], (T * o * (1 - o))[:, None]), dim=1)
+        drive_BKGN = torch.stack((dh_BGN, dc_BGN), dim=1)
+        carry_BKKN = torch.stack((zero, kappa * f, zero, f), dim=1).view(-1, 2, 2, N)
+        s_t = torch.cat((h_t, c_t), dim=1)
+        return s_t, Linearization(self._recurrent_columns(W_ZM), drive_BKGN, carry_BKKN, u_BM)

@@ -1,0 +1,145 @@
+"""The commands, declared; what they do is in `commands`, imported only when one runs.
+
+`--help` must answer at once, so nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stream_rnn import __version__
+from stream_rnn.config import ConfigError
+
+OK, CRASH, TEMPORARY, CONFIGURATION = 0, 1, 75, 78
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="stream-rnn")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def cli(verbose: bool) -> None:
+    """Learn a recurrent network from an unbounded event stream, one update per event.
+
+    \b
+    Exit codes: 0 done, 1 crash, 75 temporary (source gone too long), 78 configuration.
+    """  # noqa: D301 - click reads the backspace
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+
+
+config_argument = click.argument("config", type=click.Path(path_type=Path))
+max_events_option = click.option(
+    "--max-events", type=click.IntRange(min=1), help="Stop after this many events."
+)
+plot_option = click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a picture (.png) or a page (.html) here.",
+)
+
+
+@cli.command()
+@config_argument
+@max_events_option
+@click.option("--fresh", is_flag=True, help="Move the old state aside (never deleted), start anew.")
+def run(config: Path, max_events: int | None, fresh: bool) -> None:
+    """Run the daemon; resumes where the last snapshot ends."""
+    from stream_rnn import commands
+
+    commands.run(config, max_events, fresh)
+
+
+@cli.command()
+@max_events_option
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("out/demo"),
+    show_default=True,
+    help="Folder for predictions, snapshots and the picture.",
+)
+def demo(max_events: int | None, seed: int, out: Path) -> None:
+    """The main job on a real stream that comes along; no broker, no GPU, no file needed."""
+    from stream_rnn import commands
+
+    commands.demo(max_events, seed, out)
+
+
+@cli.command()
+@config_argument
+def check(config: Path) -> None:
+    """Build everything, open the source, verify the cell, print the guarantee."""
+    from stream_rnn import commands
+
+    commands.check(config)
+
+
+@cli.command()
+@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+def show(target: Path) -> None:
+    """The effective configuration, or what a checkpoint holds."""
+    from stream_rnn import commands
+
+    commands.show(target)
+
+
+@cli.command()
+@config_argument
+@max_events_option
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@plot_option
+def evaluate(config: Path, max_events: int | None, seeds: int, plot: Path | None) -> None:
+    """Prequential scores of a recorded stream beside baselines: a table and a picture."""
+    from stream_rnn import commands
+
+    commands.evaluate(config, max_events, seeds, plot)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Fewer sizes and repetitions.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write JSON here.")
+def bench(quick: bool, json_path: Path | None) -> None:
+    """Step time per cell and rule beside the bare matrix product, on this machine."""
+    from stream_rnn import bench
+
+    bench.main(quick, json_path)
+
+
+def main() -> None:
+    """Entry point; maps what went wrong to an exit code."""
+    # A plug-in in the working directory is found by `python -m` only; at the end, so that no file
+    # there can stand in for an installed module.
+    sys.path.append("")
+    sys.exit(_exit_code(lambda: cli.main(standalone_mode=False)))
+
+
+def _exit_code(command: Callable[[], Any]) -> int:
+    try:
+        command()
+    except ConfigError as error:
+        click.echo(f"stream-rnn: {error}", err=True)
+        return CONFIGURATION
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return CRASH
+    except Temporary as error:
+        click.echo(f"stream-rnn: {error}", err=True)
+        return TEMPORARY
+    except Exception:
+        logging.getLogger(__name__).exception("stream-rnn crashed; the last snapshot stands")
+        return CRASH
+    return OK
+
+
+class Temporary(Exception):
+    """Not our fault and not for ever: exit code 75, a supervisor may try again."""

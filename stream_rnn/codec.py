@@ -1,0 +1,109 @@
+"""Bytes -> record: JSON, MessagePack and plain text, with hostile input in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from stream_rnn.spi import Codec, DecodeError, Record, SettingError
+
+MAX_BYTES = 64 * 1024 * 1024
+_SHOWN_BYTES = 48
+
+
+class JsonCodec:
+    """One JSON object per event (RFC 8259).
+
+    NaN and Infinity literals, numbers beyond a double, text that is not UTF-8 and anything behind
+    the object are refused. Of a repeated name the last value counts, as in most JSON readers.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        _require_positive(max_bytes)
+        self._max_bytes = max_bytes
+        self._decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+    def decode(self, data: bytes) -> Record:
+        return _decode(self._decode, data, self._max_bytes, "a JSON object")
+
+
+class MsgpackCodec:
+    """One MessagePack map with string keys per event.
+
+    Unlike JSON it can carry NaN and infinity, which pass: values are judged with the features.
+    Extension types other than timestamps are refused.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        _require_positive(max_bytes)
+        self._max_bytes = max_bytes
+        self._decode = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_refuse_extension).decode
+
+    def decode(self, data: bytes) -> Record:
+        return _decode(self._decode, data, self._max_bytes, "a MessagePack map")
+
+
+class TextCodec:
+    """UTF-8 text per event, as the record `{"text": ...}`."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        _require_positive(max_bytes)
+        self._max_bytes = max_bytes
+
+    def decode(self, data: bytes) -> Record:
+        return _decode(_text_record, data, self._max_bytes, "UTF-8 text")
+
+
+CODECS: dict[str, Callable[[int], Codec]] = {
+    "json": JsonCodec,
+    "msgpack": MsgpackCodec,
+    "text": TextCodec,
+}
+
+
+def codec_by_name(name: str, max_bytes: int = MAX_BYTES) -> Codec:
+    """The codec a configuration or a source's `codec` attribute names.
+
+    Raises:
+        SettingError: there is none of that name.
+    """
+    if name not in CODECS:
+        raise SettingError(f"codec: unknown codec {name!r}, expected one of {', '.join(CODECS)}")
+    return CODECS[name](max_bytes)
+
+
+def _decode(
+    decode: Callable[[bytes], Record], data: bytes, max_bytes: int, expected: str
+) -> Record:
+    """Call `decode`, with everything that hostile bytes can make it raise as a DecodeError."""
+    if len(data) > max_bytes:
+        raise DecodeError(f"expected {expected} of at most {max_bytes} bytes, got {_shown(data)}")
+    try:
+        return decode(data)
+    except RecursionError:
+        raise DecodeError(f"{expected} nested too deeply: {_shown(data)}") from None
+    # UnicodeDecodeError and integers with thousands of digits are plain ValueErrors.
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        reason = str(error)[:200]
+        raise DecodeError(f"expected {expected}, got {_shown(data)}: {reason}") from None
+
+
+def _shown(data: bytes) -> str:
+    """The length and the beginning; an error message must not carry megabytes."""
+    more = "..." if len(data) > _SHOWN_BYTES else ""
+    return f"{len(data)} bytes {bytes(data[:_SHOWN_BYTES])!r}{more}"
+
+
+def _text_record(data: bytes) -> Record:
+    return {"text": data.decode("utf-8")}
+
+
+def _refuse_extension(code: int, data: memoryview) -> object:
+    raise ValueError(f"extension type {code} is not supported")
+
+
+def _require_positive(max_bytes: int) -> None:
+    if max_bytes < 1:
+        raise SettingError(f"max_bytes: must be at least 1, got {max_bytes}")

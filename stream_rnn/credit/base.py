@@ -1,0 +1,154 @@
+"""What every credit rule is: observe one tick after another, give the gradient of each.
+
+Axes: B lanes, N units, S state, Z = G*N, M = I+N+1.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from stream_rnn.cells.base import Cell
+from stream_rnn.linearization import Linearization
+
+Signs = Callable[[tuple[int, ...]], Tensor]
+"""Draws a tensor of independent fair signs (-1 or +1) of the given shape."""
+
+EXPLODED = 1e8
+"""An influence of a larger norm is unhealthy: no sound net of practical size comes near it."""
+
+
+class Credit(ABC):
+    """Turns `(linearization, dL/ds)` of each tick into dL/dW.
+
+    All per-lane tensors live in `lane_state` (leading axis B), zero at the start and after a reset,
+    so that reset, idle lanes, rejection and checkpoints are written once over it. They take the
+    dtype and device of the first linearization observed.
+
+    Bad credit (architecture.md 3.3): a lane whose influence or gradient comes out non-finite or
+    larger than `EXPLODED` contributes nothing to this tick's gradient, its lane state restarts at
+    zero, and `healthy()` says so. The event itself is innocent.
+    """
+
+    lane_state: dict[str, Tensor]
+
+    def __init__(self, cell: Cell, n_lanes: int) -> None:
+        if n_lanes < 1:
+            raise ValueError(f"n_lanes must be at least 1, got {n_lanes}")
+        self.cell = cell
+        self.n_lanes = n_lanes
+        self.lane_state = {}
+        self._healthy_B: Tensor = torch.ones(n_lanes, dtype=torch.bool)
+        self._report: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
+        """Take one tick.
+
+        Args:
+            lin: linearization of this tick's cell step.
+            q_BS: dL_t/ds_t; zero rows for lanes without a target.
+            live_B: bool; lanes that are not live keep every tensor bitwise, whatever their rows
+                hold. (Paying what a locked window owes marks it as paid in every lane.)
+        """
+
+    @abstractmethod
+    def gradient(self) -> Tensor | None:
+        """dL_t/dW (Z, M) of the tick just observed, summed over lanes.
+
+        The head scales q so that the sum is the gradient of the mean loss. None = update-locked:
+        the parameters must wait (only windows with `every > 1`).
+        """
+
+    def flush(self) -> Tensor | None:
+        """Gradient of the losses observed but not yet paid; None if nothing is owed."""
+        return None
+
+    def healthy(self) -> Tensor:
+        """(B,) bool on the device: False where this tick's influence or gradient was unsound."""
+        return self._healthy_B
+
+    def report(self) -> dict[str, Tensor]:
+        """Scalars of the last tick, on the device, for metrics; empty before the first.
+
+        Read by schedule; names from a closed set.
+        """
+        return dict(self._report)
+
+    def reset(self, lanes_B: Tensor) -> None:
+        """Forget everything about the lanes marked in `lanes_B` (bool)."""
+        for state in self.lane_state.values():
+            # before the first tick the state may still be on another device than the caller
+            state.masked_fill_(rows(lanes_B, state).to(state.device), 0)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that influences the future, by flat names."""
+        return dict(self.lane_state)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave; raises ValueError naming what is missing or misshapen."""
+        for name, mine in self.lane_state.items():
+            if name not in state:
+                raise ValueError(f"credit state {name!r} is missing")
+            if state[name].shape != mine.shape:
+                raise ValueError(
+                    f"credit state {name!r}: expected {tuple(mine.shape)}, "
+                    f"got {tuple(state[name].shape)}"
+                )
+        for name, mine in self.lane_state.items():
+            self.lane_state[name] = state[name].detach().to(mine.device, copy=True)
+
+    # For the rules --------------------------------------------------------------------------------
+
+    def _like(self, tensor: Tensor) -> None:
+        """Give the lane state the dtype and device of `tensor` (once, before the first tick)."""
+        for name, state in self.lane_state.items():
+            dtype = tensor.dtype if state.is_floating_point() else state.dtype
+            if state.dtype != dtype or state.device != tensor.device:
+                self.lane_state[name] = state.to(tensor.device, dtype)
+
+    def _commit(self, name: str, new: Tensor, live_B: Tensor, sound_B: Tensor) -> None:
+        """Store `new` where live and sound, zero where live and unsound, else leave it."""
+        old = self.lane_state[name]
+        new = torch.where(rows(sound_B, old), new.view(old.shape), 0)
+        torch.where(rows(live_B, old), new, old, out=old)
+
+
+def rows(mask_B: Tensor, tensor: Tensor) -> Tensor:
+    """`mask_B` shaped to select whole lanes of `tensor`."""
+    return mask_B.view(-1, *([1] * (tensor.dim() - 1)))
+
+
+def is_sound(norm_squared_B: Tensor, limit: float = EXPLODED) -> Tensor:
+    """(B,) bool: finite and not exploded. NaN compares false."""
+    return norm_squared_B <= limit * limit
+
+
+class Randomness:
+    """The seam of the noisy rules: `signs(shape)`, drawn from a generator unless replaced."""
+
+    def __init__(self, generator: torch.Generator | None, signs: Signs | None) -> None:
+        if generator is None and signs is None:
+            raise ValueError("a noisy credit rule needs a generator (or its own signs)")
+        self.generator = generator
+        self.draw: Signs = signs or self._from_generator
+
+    def _from_generator(self, shape: tuple[int, ...]) -> Tensor:
+        generator = self.generator
+        assert generator is not None
+        bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)
+        return bits.mul_(2).sub_(1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The generator's state, so that a resumed run draws the same signs."""
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where `state_dict` was taken."""
+        if self.generator is not None:
+            if "generator" not in state:
+                raise ValueError("credit state 'generator' is missing")
+            self.generator.set_state(state["generator"].cpu())

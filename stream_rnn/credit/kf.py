@@ -1,0 +1,96 @@
+"""KF-RTRL: the influence as one Kronecker product (Mujika, Meier & Steger 2018).
+
+Axes: B lanes, K blocks, G gates, N units, S = K*N, Z = G*N, M = I+N+1.
+
+    G_t ~ u (x) A.    u' = c1 p1 u + c2 p2 a,    A' = c1 JA / p1 + c2 D / p2,
+    p1 = sqrt(|JA| / |u|),  p2 = sqrt(|D| / |a|),  c1, c2 fair signs.      (algorithms.md 5)
+
+A summand of norm zero is dropped exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from stream_rnn.cells.base import Cell
+from stream_rnn.credit.base import Credit, Randomness, Signs, is_sound
+from stream_rnn.linearization import Linearization
+
+
+class Kf(Credit):
+    """Unbiased for frozen W; one-step variance 2|u||a||JA||D| + 2<u,a><JA,D>.
+
+    The gradient is read before the two summands are mixed: still unbiased, and without the newest
+    mixing's noise (algorithms.md 6.4).
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        n_lanes: int,
+        generator: torch.Generator | None = None,
+        *,
+        signs: Signs | None = None,
+    ) -> None:
+        super().__init__(cell, n_lanes)
+        Z, M = cell.weight_shape
+        self._randomness = Randomness(generator, signs)
+        self.lane_state = {
+            "u_BM": torch.zeros(n_lanes, M),
+            "A_BSZ": torch.zeros(n_lanes, cell.n_state, Z),
+        }
+        self._gradient_ZM = torch.zeros(Z, M)
+
+    @override
+    def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
+        self._like(q_BS)
+        lin = lin.where_live(live_B)
+        B = self.n_lanes
+        K, G, N = lin.drive_BKGN.shape[1:]
+        u_BM, a_BM = self.lane_state["u_BM"], lin.u_BM
+        JA_BSZ = lin.push(self.lane_state["A_BSZ"])
+
+        norm_JA = JA_BSZ.square().sum(dim=(1, 2)).sqrt()
+        norm_D = lin.drive_BKGN.square().sum(dim=(1, 2, 3)).sqrt()
+        norm_u, norm_a = u_BM.square().sum(dim=1).sqrt(), a_BM.square().sum(dim=1).sqrt()
+        old_B, new_B = norm_u * norm_JA, norm_a * norm_D
+        sound_B = is_sound((old_B + new_B).square())
+
+        q_BS = torch.where((live_B & sound_B)[:, None], q_BS, 0.0)
+        # where, not times zero: an unsound lane may hold NaN
+        p_old_BZ = torch.einsum("bs,bsz->bz", q_BS, JA_BSZ)
+        p_old_BZ = torch.where(sound_B[:, None], p_old_BZ, 0.0)
+        safe_u_BM = torch.where(sound_B[:, None], u_BM, 0.0)
+        self._gradient_ZM = p_old_BZ.T @ safe_u_BM + lin.pull_drive(q_BS).T @ a_BM
+
+        signs_B2 = self._randomness.draw((B, 2)).to(JA_BSZ)
+        ones = torch.ones_like(norm_u)
+        p1 = torch.where(old_B > 0, (norm_JA / norm_u).sqrt(), ones)
+        p2 = torch.where(new_B > 0, (norm_D / norm_a).sqrt(), ones)
+        c1 = torch.where(old_B > 0, signs_B2[:, 0], 0.0)
+        c2 = torch.where(new_B > 0, signs_B2[:, 1], 0.0)
+        u_new_BM = (c1 * p1)[:, None] * u_BM + (c2 * p2)[:, None] * a_BM
+        A_new_BSZ = (c1 / p1)[:, None, None] * JA_BSZ
+        A_diagonal = A_new_BSZ.view(B, K, N, G, N).diagonal(dim1=2, dim2=4)
+        A_diagonal.addcmul_((c2 / p2)[:, None, None, None], lin.drive_BKGN)
+        self._commit("u_BM", u_new_BM, live_B, sound_B)
+        self._commit("A_BSZ", A_new_BSZ, live_B, sound_B)
+        self._healthy_B = sound_B | ~live_B
+        self._report = {"influence_norm": (old_B + new_B).amax()}
+
+    @override
+    def gradient(self) -> Tensor:
+        return self._gradient_ZM
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | self._randomness.state_dict()
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._randomness.load_state_dict(state)

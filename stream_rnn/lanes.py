@@ -1,0 +1,77 @@
+"""Which lane a key's stream runs in: a table of fixed capacity, least recently used goes first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from stream_rnn.features import MAX_CHARS, BadEvent, category
+from stream_rnn.spi import Event, Record
+
+
+class Lanes:
+    """Key -> lane, at most `capacity` at a time.
+
+    All lanes share the parameters; each has a hidden state of its own. When a new key finds the
+    table full, the key unseen for longest loses its lane (and its state), which is counted.
+
+    Args:
+        key: the field that tells the streams apart; None: one stream, or the producer's key if
+            `capacity` is above 1.
+        capacity: lanes; by default 1 without a key and 64 with one.
+    """
+
+    def __init__(self, key: str | None = None, capacity: int | None = None) -> None:
+        if capacity is None:
+            capacity = 1 if key is None else 64
+        if not 1 <= capacity <= 1_000_000:
+            raise ValueError(f"capacity must be in 1..1000000, got {capacity}")
+        self.key = key
+        self.capacity = capacity
+        self.evictions = 0
+        self._lane_of: OrderedDict[str, int] = OrderedDict()
+
+    @property
+    def used(self) -> int:
+        """Lanes taken."""
+        return len(self._lane_of)
+
+    def key_of(self, event: Event, record: Record) -> str | None:
+        """The key of an event; raises BadEvent if the field is missing or no category."""
+        if self.key is not None:
+            return category(record, self.key)
+        if event.key is not None and len(event.key) > MAX_CHARS:
+            raise BadEvent(
+                "bad_key",
+                f"the event's key has {len(event.key)} characters, at most {MAX_CHARS} are allowed",
+            )
+        return event.key
+
+    def assign(self, key: str | None) -> tuple[int, bool]:
+        """The lane of `key`, and whether it starts anew there."""
+        name = "" if self.capacity == 1 and self.key is None else key or ""
+        lane = self._lane_of.get(name)
+        if lane is not None:
+            self._lane_of.move_to_end(name)
+            return lane, False
+        if len(self._lane_of) < self.capacity:
+            lane = len(self._lane_of)
+            self._lane_of[name] = lane
+            return lane, False
+        _, lane = self._lane_of.popitem(last=False)
+        self._lane_of[name] = lane
+        self.evictions += 1
+        return lane, True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keys with their lanes, least recently used first."""
+        return {"lanes": list(self._lane_of.items()), "evictions": self.evictions}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave; raises ValueError if it does not fit the capacity."""
+        pairs = [(str(key), int(lane)) for key, lane in state["lanes"]]
+        if len({lane for _, lane in pairs}) != len(pairs) or len(pairs) > self.capacity:
+            raise ValueError(f"lanes: {len(pairs)} keys do not fit capacity {self.capacity}")
+        self._lane_of = OrderedDict(pairs)
+        self.evictions = int(state["evictions"])

@@ -1,0 +1,227 @@
+"""One online step: predict, score, learn. Knows Recurrence, Head and Update, nothing below them.
+
+Axes: B lanes, I inputs, P outputs, Q targets, k the forecast horizon.
+
+The step is a fixed sequence of tensor operations: no host synchronization, no data-dependent
+shapes, no autograd. Selection is `torch.where`, so that a bad lane can never touch another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stream_rnn.head import Head
+from stream_rnn.recurrence.base import Recurrence
+from stream_rnn.saved import take
+from stream_rnn.update.base import Update
+
+ABSURD = 1e6  # inputs and targets are standardized: beyond this an event is bad
+DIVERGED = 1e15  # raw outputs beyond this have no finite square in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One tick: at most one event per lane. Rows of lanes that are not live may hold anything."""
+
+    x_BI: Tensor
+    y_BQ: Tensor
+    live_B: Tensor  # bool: the lane has an event
+    scored_B: Tensor  # bool: ... and its target is known
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a tick; all on the device.
+
+    Attributes:
+        prediction_BP: the activated prediction of each live lane, made with the newest parameters.
+        loss_B: the learner's loss, zero where nothing was scored.
+        learned_B: whose loss entered the gradient.
+        rejected_B: bad event (non-finite or absurd): the lane is bitwise as it was.
+        restarted_B: bad credit: the event counts, its lane's influence restarted.
+        updated: whether W moved; None if update-locked.
+    """
+
+    prediction_BP: Tensor
+    loss_B: Tensor
+    learned_B: Tensor
+    rejected_B: Tensor
+    restarted_B: Tensor
+    updated: Tensor | None
+
+
+class Learner:
+    """Learns from each frame, then predicts `horizon` events ahead.
+
+    With horizon 0 the target belongs to the event itself. With horizon k >= 1 the target observed
+    now belongs to the prediction made k of the lane's events ago: the learning state lags k events
+    behind and learns the pair (x_{t-k}, y_t) in order and exactly; the prediction comes from a
+    second state, rolled forward over all inputs with the newest parameters.
+
+    Args:
+        recurrence: what is learned.
+        head: the read-out.
+        update: moves the recurrence's parameters.
+        head_update: moves the read-out's.
+        horizon: k, events.
+    """
+
+    def __init__(
+        self,
+        recurrence: Recurrence,
+        head: Head,
+        update: Update,
+        head_update: Update,
+        horizon: int = 0,
+    ) -> None:
+        if horizon < 0:
+            raise ValueError(f"horizon must not be negative, got {horizon}")
+        if update is head_update:
+            raise ValueError("the recurrence and the read-out need an update object each")
+        self.recurrence = recurrence
+        self.head = head
+        self.update = update
+        self.head_update = head_update
+        self.horizon = horizon
+        self.frozen = False
+        V_PF = head.V_PF
+        B = recurrence.n_lanes
+        self._lanes = torch.arange(B, device=V_PF.device)
+        self._waiting = {
+            "x_BkI": V_PF.new_zeros(B, max(horizon, 1), recurrence.n_inputs),
+            "count_B": torch.zeros(B, dtype=torch.int64, device=V_PF.device),
+            # the lane's loss was taken and no update has paid for it yet
+            "owed_B": torch.zeros(B, dtype=torch.bool, device=V_PF.device),
+        }
+
+    @property
+    def lane_state(self) -> dict[str, Tensor]:
+        """All per-lane tensors, leading axis B."""
+        return self._waiting | self.recurrence.lane_state
+
+    @torch.no_grad()
+    def step(self, frame: Frame) -> Outcome:
+        """One tick."""
+        x_BI, scored_B = frame.x_BI, frame.scored_B & frame.live_B
+        sane_B = (x_BI.abs() <= ABSURD).all(dim=1)
+        sane_B &= (frame.y_BQ.abs() <= ABSURD).all(dim=1) | ~scored_B
+        live_B = frame.live_B & sane_B
+        x_BI = torch.where(live_B[:, None], x_BI, 0.0)
+        scored_B = scored_B & sane_B
+
+        ready_B = live_B
+        x_learn_BI = x_BI
+        if self.horizon:
+            x_learn_BI, ready_B = self._exchange(x_BI, live_B)
+            scored_B = scored_B & ready_B
+
+        h_BN = self.recurrence.forward(x_learn_BI, ready_B)
+        o_BP = self.head.predict(h_BN, x_learn_BI)
+        sound_B = torch.isfinite(h_BN).all(dim=1) & (o_BP.abs() <= DIVERGED).all(dim=1)
+        sound_B = sound_B | ~ready_B
+        live_B, ready_B, scored_B = live_B & sound_B, ready_B & sound_B, scored_B & sound_B
+        rejected_B = frame.live_B & ~live_B
+
+        lesson = self.head.loss(o_BP, frame.y_BQ, scored_B)
+        gradients, _ = self.recurrence.learn(lesson.dL_dh_BN, ready_B)
+        healthy_B = self.recurrence.healthy()
+        updated = self._update(gradients, lesson.gradients, scored_B, healthy_B)
+        if self.head.owns_update and not self.frozen:
+            self.head.refit(frame.y_BQ, scored_B)
+
+        prediction_BP = o_BP
+        if self.horizon:
+            self._accept(x_BI, live_B)
+            h_ahead_BN = self.recurrence.roll(x_BI, live_B)
+            prediction_BP = self.head.predict(h_ahead_BN, x_BI)
+        return Outcome(
+            prediction_BP=self.head.loss_function.activate(prediction_BP),
+            loss_B=lesson.loss_B,
+            learned_B=scored_B,
+            rejected_B=rejected_B,
+            restarted_B=ready_B & ~healthy_B,
+            updated=updated,
+        )
+
+    def _exchange(self, x_BI: Tensor, live_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The input of k events ago, and which lanes have one."""
+        count_B = self._waiting["count_B"]
+        old_BI = self._waiting["x_BkI"][self._lanes, count_B % self.horizon]
+        ready_B = live_B & (count_B >= self.horizon)
+        return torch.where(ready_B[:, None], old_BI, 0.0), ready_B
+
+    def _accept(self, x_BI: Tensor, live_B: Tensor) -> None:
+        """Let the live lanes' inputs wait for their target."""
+        waiting_BkI, count_B = self._waiting["x_BkI"], self._waiting["count_B"]
+        slot_B = count_B % self.horizon
+        old_BI = waiting_BkI[self._lanes, slot_B]
+        waiting_BkI[self._lanes, slot_B] = torch.where(live_B[:, None], x_BI, old_BI)
+        count_B += live_B
+
+    def _update(
+        self,
+        gradients: list[Tensor] | None,
+        head_gradients: list[Tensor],
+        scored_B: Tensor,
+        healthy_B: Tensor,
+    ) -> Tensor | None:
+        owed_B = self._waiting["owed_B"]
+        if self.frozen:
+            if gradients is not None:  # what was owed has been read, and goes nowhere
+                owed_B.zero_()
+            return torch.zeros_like(healthy_B.any())
+        owed_B |= scored_B
+        if not self.head.owns_update:
+            self.head_update.step(self.head.parameters(), head_gradients, scored_B.any())
+        if gradients is None:
+            return None
+        # a zero gradient is not a no-op: an update needs a lane that is owed one and sound
+        ok = (owed_B & healthy_B).any()
+        updated = self.update.step(self.recurrence.parameters(), gradients, ok)
+        owed_B.zero_()
+        return updated
+
+    def reset(self, lanes_B: Tensor) -> None:
+        """Start the marked lanes (bool) anew; parameters stay."""
+        for state in self._waiting.values():
+            state.masked_fill_(lanes_B.view(-1, *([1] * (state.dim() - 1))), 0)
+        self.recurrence.reset(lanes_B)
+
+    def parameters(self) -> list[Tensor]:
+        """The recurrence's and the read-out's."""
+        return [*self.recurrence.parameters(), *self.head.parameters()]
+
+    def report(self) -> dict[str, float]:
+        """Learning metrics as of the last step; synchronizes, so read it by schedule."""
+        scalars = self.update.report() | self.recurrence.report()
+        return {name: float(value) for name, value in scalars.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that influences the future, by flat names; not copied."""
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "learner": self._waiting,
+            "recurrence": self.recurrence.state_dict(),
+            "head": self.head.state_dict(),
+            "update": self.update.state_dict(),
+            "head_update": self.head_update.state_dict(),
+        }
+        return {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave; raises ValueError naming what is missing or misshapen."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            prefix = name + "."
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+        for name, mine in self._waiting.items():
+            take(mine, part("learner"), name)
+        self.recurrence.load_state_dict(part("recurrence"))
+        self.head.load_state_dict(part("head"))
+        self.update.load_state_dict(self.recurrence.parameters(), part("update"))
+        self.head_update.load_state_dict(self.head.parameters(), part("head_update"))

@@ -1,0 +1,288 @@
+"""Every number the daemon exports: plain attributes the loop writes, read out when Prometheus asks.
+
+`Metrics` is itself the collector. The hot path pays one addition to a Python int (about 30 ns; a
+`prometheus_client` counter costs 290 ns and a lock), and what nobody scrapes costs nothing. One
+thread writes, the loop's; scrapes come from other threads and read each number atomically, so two
+numbers of one scrape may stand one event apart. Counters start at 0 with the process, as Prometheus
+expects. A gauge whose value is unknown is exported as NaN, never as 0.
+
+One line below declares a series: its attribute, its type, its help. `describe` and docs/metrics.md
+(`python -m stream_rnn.metrics > docs/metrics.md`) follow from it. Those lines are why this file is
+longer than its neighbors.
+"""
+# ruff: noqa: RUF009  the calls in the class body are `dataclasses.field` by shorter names
+
+from __future__ import annotations
+
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+ACCIDENTS = ("decode", "features", "learn")  # where an event can be refused
+ISSUES = ("missing", "extra", "non_finite", "clipped", "unknown_category")
+TIMED = ("receive", "decode", "features", "step", "emit", "snapshot_copy")
+SKIPS = ("bad_event", "bad_credit", "locked", "frozen")
+MOVES = ("down", "up")
+TICK_S = (*(m * 10.0**e for e in range(-5, 0) for m in (1, 2.5, 5)), 1.0)
+LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
+NOTICED_LIMIT = 64  # names per source: a plug-in that invents names must not fill the memory
+
+Values = tuple[tuple[str, ...], ...]
+Gauge = float | None
+
+
+class Histogram:
+    """Observations counted into fixed buckets; cheap enough for every event."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(round(bound, 9) for bound in bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value. A clock running backwards counts as 0, NaN and inf as beyond all."""
+        if not 0.0 <= value < math.inf:  # a hostile timestamp must not turn the sum into NaN
+            value, slot = 0.0, 0 if value < 0.0 else -1
+        else:
+            slot = bisect_left(self.bounds, value)
+        self.counts[slot] += 1
+        self.total += value
+
+
+class Description(NamedTuple):
+    """One exported series, as docs/metrics.md lists it."""
+
+    name: str
+    type: str
+    labels: tuple[str, ...]
+    help: str
+
+
+@dataclass(frozen=True)
+class _Series:
+    type: str
+    help: str
+    labels: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()  # the closed set; empty: given to the constructor, or info
+    bounds: tuple[float, ...] = ()
+
+
+def _declare(type: str, help: str, *labels: str, **more: tuple[Any, ...]) -> Any:
+    return field(metadata={"series": _Series(type, help, tuple(filter(None, labels)), **more)})
+
+
+def _counter(help: str, label: str = "", values: Sequence[str] = (), also: str = "") -> Any:
+    return _declare("counter", help, label, also, values=tuple(values))
+
+
+def _gauge(help: str, label: str = "") -> Any:
+    return _declare("gauge", help, label)
+
+
+def _info(help: str, *labels: str) -> Any:
+    return _declare("info", help, *labels)
+
+
+def _histogram(help: str, bounds: Sequence[float]) -> Any:
+    return _declare("histogram", help, bounds=tuple(bounds))
+
+
+@dataclass(init=False, repr=False, eq=False)
+class Metrics(Collector):
+    """The daemon's numbers. Construct once per registry; only the loop's thread writes.
+
+    Counters: `m.events_applied += 1`, `m.events_rejected["decode"] += 1` (a label value outside the
+    closed set is a KeyError). Gauges: assign; `None` is unknown. Infos: assign a tuple of label
+    value tuples, e.g. `m.credit_info = (("Rtrl",),)`. `snapshot_age_seconds` is a function instead,
+    called at the scrape, on the scraping thread.
+    """
+
+    events_in: dict[str, int] = _counter("Events received.", "source")
+    events_applied: int = _counter("Events that advanced the model.")
+    events_rejected: dict[str, int] = _counter("Events refused, by stage.", "stage", ACCIDENTS)
+    dead_letters: dict[str, int] = _counter(
+        "Events written to the dead-letter file, by stage.", "stage", ACCIDENTS
+    )
+    duplicates_dropped: int = _counter("Events dropped because their position was applied before.")
+    predictions: int = _counter("Predictions handed to the sinks.")
+    source_noticed: dict[tuple[str, str], int] = _counter(
+        "What a source itself noticed, e.g. sequence gaps.", "source", also="what"
+    )
+    feature_issues: dict[str, int] = _counter(
+        "Field values that were not as configured.", "issue", ISSUES
+    )
+    lag_events: Gauge = _gauge("Events the source holds that are not applied; NaN: unknown.")
+    lag_seconds: Gauge = _gauge("Time the source is behind its producer; NaN: unknown.")
+    connected: Gauge = _gauge("1 while the source is connected, 0 while it is not.")
+    reconnects: int = _counter("Connections to the source made anew.")
+
+    tick_seconds: Histogram = _histogram("Duration of one tick, event taken to learned.", TICK_S)
+    stage_seconds: dict[str, float] = _counter("Time spent, by stage.", "stage", TIMED)
+    end_to_end_seconds: Histogram = _histogram(
+        "Time from an event's own timestamp to its being applied.", LATENCY_S
+    )
+    last_event_timestamp_seconds: Gauge = _gauge("Unix time at which the newest event was applied.")
+
+    prequential_loss: Gauge = _gauge("Exponentially weighted mean loss, predicted before learned.")
+    baseline_loss: dict[str, Gauge] = _gauge("The same for a baseline.", "baseline")
+    prequential_metric: dict[str, Gauge] = _gauge("A prequential score, cumulative.", "name")
+    scored: int = _counter("Predictions compared with their target.")
+    gradient_norm: Gauge = _gauge("Euclidean norm of the newest gradient.")
+    update_ratio: Gauge = _gauge("Norm of the newest update over the norm of the parameters.")
+    influence_norm: Gauge = _gauge("Norm of the influence the credit rule carries.")
+    update_skips: dict[str, int] = _counter("Ticks without an update.", "reason", SKIPS)
+    credit_resets: int = _counter("Lanes whose influence was zeroed because it was not sound.")
+    fallback_level: Gauge = _gauge("Rung of the fallback ladder in use; 0 is the configured rule.")
+    fallback_moves: dict[str, int] = _counter(
+        "Moves on the fallback ladder; down leaves the configured rule.", "direction", MOVES
+    )
+    credit_info: Values = _info("The credit rule in use.", "rule")
+    drift_alarms: int = _counter("Alarms of the drift detector on the loss.")
+    parameters: Gauge = _gauge("Learned parameters of the model.")
+
+    step: Gauge = _gauge("Ticks learned in the whole life of the model, restarts included.")
+    snapshot_age_seconds: Callable[[], float | None] = _gauge(
+        "Age of the newest durable snapshot; NaN: there is none."
+    )
+    snapshot_seconds: Gauge = _gauge("Time it took to write the newest snapshot.")
+    snapshot_bytes: Gauge = _gauge("Size of the newest snapshot.")
+    snapshots: int = _counter("Snapshots made durable.")
+    snapshot_failures: int = _counter("Snapshots that could not be written.")
+    snapshot_fallbacks: int = _counter("Damaged snapshots passed over at the start.")
+    recovery_gap_events: Gauge = _gauge("Events lost by the newest restart; NaN: unknown.")
+    replayed_events: int = _counter("Events applied again after a restart.")
+    epoch: Gauge = _gauge("How often the state directory was opened by a daemon.")
+    lanes_used: Gauge = _gauge("Lanes that hold a stream.")
+    lanes_capacity: Gauge = _gauge("Lanes there are.")
+    lane_evictions: int = _counter("Lanes taken from a stream to serve another.")
+    guarantee_info: Values = _info(
+        "What each source promises when the daemon is killed.", "source", "level"
+    )
+    build_info: Values = _info("Versions this daemon runs on.", "version", "torch")
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        sources: Sequence[str] = ("source",),
+        baselines: Sequence[str] = (),
+        scores: Sequence[str] = (),
+    ) -> None:
+        given = {"source": sources, "baseline": baselines, "name": scores}
+        self._series = _declared()
+        for attribute, series in self._series.items():
+            setattr(self, attribute, _start(series, given))
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def notice(self, source: str, counters: Mapping[str, int]) -> None:
+        """Take over `Source.counters()`, by schedule. More names than allowed are summed up."""
+        kept = dict(list(counters.items())[:NOTICED_LIMIT])
+        if len(counters) > NOTICED_LIMIT:
+            kept["other"] = sum(counters.values()) - sum(kept.values()) + kept.get("other", 0)
+        # a new dict each time: a scrape may be walking over the old one
+        others = {key: n for key, n in self.source_noticed.items() if key[0] != source}
+        self.source_noticed = others | {(source, _safe(what)): n for what, n in kept.items()}
+
+    def describe(self) -> Iterator[Metric]:
+        """Families without samples; the registry asks once, to refuse names used twice."""
+        for attribute, series in self._series.items():
+            yield _family(attribute, series)
+
+    def collect(self) -> Iterator[Metric]:
+        """Families with the values of now; called by the scraping thread."""
+        for attribute, series in self._series.items():
+            family = _family(attribute, series)
+            _fill(family, series, getattr(self, attribute))
+            yield family
+
+
+def _declared() -> dict[str, _Series]:
+    return {each.name: each.metadata["series"] for each in fields(Metrics)}
+
+
+def _start(series: _Series, given: Mapping[str, Sequence[str]]) -> object:
+    if series.type == "histogram":
+        return Histogram(series.bounds)
+    if series.type == "info":
+        return ()
+    zero = 0 if series.type == "counter" else None
+    if len(series.labels) == 1:
+        return dict.fromkeys(series.values or given[series.labels[0]], zero)
+    return {} if series.labels else zero
+
+
+def _name(attribute: str) -> str:
+    return f"stream_rnn_{attribute}"
+
+
+def _family(attribute: str, series: _Series) -> Metric:
+    if series.type == "histogram":
+        return HistogramMetricFamily(_name(attribute), series.help)
+    # an info is a gauge of 1: the text format knows no info, and PromQL joins on it either way
+    return Metric(_name(attribute), series.help, "gauge" if series.type == "info" else series.type)
+
+
+def _fill(family: Metric, series: _Series, value: Any) -> None:
+    if isinstance(family, HistogramMetricFamily):
+        seen, buckets, counts = 0, [], list(value.counts)  # one copy: the loop goes on counting
+        for bound, count in zip((*value.bounds, math.inf), counts, strict=True):
+            seen += count
+            buckets.append(("+Inf" if bound == math.inf else repr(bound), float(seen)))
+        family.add_metric([], buckets, value.total)
+        return
+    sample = family.name + ("_total" if series.type == "counter" else "")
+    if series.type == "info":
+        value = dict.fromkeys(value, 1)
+    elif not series.labels:
+        value = {(): value() if callable(value) else value}
+    for key, number in value.items():
+        labels = (key,) if isinstance(key, str) else key
+        known = math.nan if number is None else float(number)
+        family.add_sample(sample, dict(zip(series.labels, labels, strict=True)), known)
+
+
+def _safe(text: str) -> str:
+    return text[:64].encode("ascii", "backslashreplace").decode("ascii")
+
+
+def describe() -> list[Description]:
+    """Every series of `Metrics`, in order; the process and platform collectors come on top."""
+    rows = []
+    for attribute, series in _declared().items():
+        name = _name(attribute) + ("_total" if series.type == "counter" else "")
+        kind = "gauge, always 1" if series.type == "info" else series.type
+        rows.append(Description(name, kind, series.labels, series.help))
+    return rows
+
+
+def markdown() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated by `python -m stream_rnn.metrics > docs/metrics.md`; do not edit by hand.",
+        "",
+        "Served at `/metrics`, on `127.0.0.1:9464` unless told otherwise. Counters start at 0 with",
+        "the process: use `rate()` or `increase()`. A gauge whose value is unknown is `NaN`, which",
+        "fires no comparison; `x != x` is true for exactly those. Label values come from closed",
+        "sets, never from the stream. `process_*` and `python_info` come on top.",
+        "",
+        "| Series | Type | Labels | Meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, kind, labels, text in describe():
+        lines.append(f"| `{name}` | {kind} | {', '.join(labels) or '-'} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

@@ -1,0 +1,20 @@
+"""Taking saved tensors back, with a clear word when they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+
+def take(mine: Tensor, state: Mapping[str, Tensor], name: str) -> None:
+    """Copy `state[name]` into `mine`; raises ValueError naming what is missing or misshapen."""
+    if name not in state:
+        raise ValueError(f"state {name!r} is missing")
+    theirs = state[name]
+    if theirs.shape != mine.shape or theirs.dtype != mine.dtype:
+        raise ValueError(
+            f"state {name!r}: expected {mine.dtype} {tuple(mine.shape)}, "
+            f"got {theirs.dtype} {tuple(theirs.shape)}"
+        )
+    mine.copy_(theirs)

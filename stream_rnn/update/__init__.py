@@ -1,0 +1,9 @@
+"""Updates: what is done with a gradient. Each commits only where `ok`."""
+
+from stream_rnn.update.adam import Adam
+from stream_rnn.update.base import Update
+from stream_rnn.update.sgd import Sgd
+
+UPDATES: dict[str, type[Update]] = {"adam": Adam, "sgd": Sgd}
+
+__all__ = ["UPDATES", "Adam", "Sgd", "Update"]

@@ -1,0 +1,57 @@
+"""Adam (Kingma & Ba 2015), bias correction on, with a conditional commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from stream_rnn.update.base import Update, commit
+
+
+class Adam(Update):
+    """Equals `torch.optim.Adam` wherever `ok`.
+
+    Unbiasedness is a statement about the gradient, not about Adam's step: with a noisy rule v
+    tracks noise and signal, so the step shrinks as the noise grows (algorithms.md 10).
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        clip: float | None = 1.0,
+    ) -> None:
+        super().__init__(lr, clip)
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {beta}")
+        if not eps > 0:
+            raise ValueError(f"eps must be positive, got {eps}")
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    @override
+    def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        state = {"count": torch.zeros((), dtype=torch.float64, device=params[0].device)}
+        for i, param in enumerate(params):
+            state[f"m.{i}"] = torch.zeros_like(param)
+            state[f"v.{i}"] = torch.zeros_like(param)
+        return state
+
+    @override
+    def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
+        count = self.state["count"]
+        count += ok
+        n = count.clamp(min=1)
+        size = (self.lr / (1 - self.beta1**n)).to(params[0].dtype)
+        root = (1 - self.beta2**n).sqrt().to(params[0].dtype)
+        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+            m, v = self.state[f"m.{i}"], self.state[f"v.{i}"]
+            commit(ok, torch.lerp(m, grad, 1 - self.beta1), m)
+            commit(ok, torch.addcmul(v * self.beta2, grad, grad, value=1 - self.beta2), v)
+            denominator = (v.sqrt() / root).add_(self.eps)
+            commit(ok, param - size * (m / denominator), param)

@@ -1,0 +1,162 @@
+"""The step asks nothing of the host: no value is read, no shape depends on data, nothing is copied.
+
+On a GPU it equals the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stream_rnn.cells import CELLS
+from stream_rnn.credit import RULES, Fallback, Ok, Tbptt
+from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Loss, Quantile, SquaredError
+from stream_rnn.learner import Frame, Learner
+from stream_rnn.update import Adam, Sgd, Update
+
+BANNED = {
+    "aten::_local_scalar_dense",  # item(), float(), bool(), `if tensor`
+    "aten::is_nonzero",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::equal",
+    "aten::unique2",
+    "aten::lift_fresh",  # torch.tensor(...) of Python numbers: a blocking copy to a device
+    "aten::linalg_eigh",
+    "aten::_linalg_svd",
+}
+LOSSES: dict[str, Loss] = {
+    "squared": SquaredError(),
+    "quantile": Quantile(),
+    "gaussian": Gaussian(),
+    "cross-entropy": CrossEntropy(3),
+    "bernoulli": Bernoulli(),
+}
+UPDATES: dict[str, Callable[[], Update]] = {
+    "adam": Adam,
+    "sgd": Sgd,
+    "momentum": lambda: Sgd(momentum=0.9),
+}
+
+
+class NothingForTheHost(TorchDispatchMode):
+    """Raises where a step would wait for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.name().split(".")[0]
+        assert name not in BANNED, f"{name} synchronizes host and device"
+        if name in ("aten::index", "aten::index_put_"):  # a mask asks how many are true
+            masks = [i for i in args[1] if i is not None and i.dtype == torch.bool]
+            assert not masks, f"{name} by a mask has a data-dependent shape"
+        return func(*args, **(kwargs or {}))
+
+
+def ladder(cell: Any, n_lanes: int) -> Fallback:
+    generator = torch.Generator().manual_seed(0)
+    return Fallback([Ok(cell, n_lanes, generator, rank=2), Tbptt(cell, n_lanes, window=4)])
+
+
+def assert_never_synchronizes(learner: Learner, frames: list[Frame]) -> None:
+    for frame in frames[:2]:  # the first tick may set up what is kept on the device
+        learner.step(frame)
+    with NothingForTheHost():
+        for frame in frames[2:]:
+            learner.step(frame)
+
+
+@pytest.mark.parametrize("horizon", [0, 3])
+@pytest.mark.parametrize("rule", [*RULES, "ladder"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_no_rule_reads_the_device(
+    kind: str,
+    rule: str,
+    horizon: int,
+    learner_of: Callable[..., Learner],
+    frames_of: Callable[..., list[Frame]],
+) -> None:
+    learner = learner_of(kind, ladder if rule == "ladder" else rule, horizon=horizon)
+    assert_never_synchronizes(learner, frames_of(5, idle=0.3, unscored=0.3))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_loss_and_no_update_reads_the_device(
+    loss: str,
+    update: str,
+    learner_of: Callable[..., Learner],
+    frames_of: Callable[..., list[Frame]],
+) -> None:
+    learner = learner_of("tanh", loss=LOSSES[loss], update=UPDATES[update])
+    assert_never_synchronizes(learner, frames_of(4))
+
+
+def test_the_watch_itself_notices_a_read() -> None:
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NothingForTheHost():
+        torch.ones(1).item()
+    with pytest.raises(AssertionError, match="by a mask"), NothingForTheHost():
+        _ = torch.ones(2)[torch.ones(2) > 0]
+    with pytest.raises(AssertionError, match="lift_fresh"), NothingForTheHost():
+        torch.tensor([1.0])
+
+
+def on_gpu(frame: Frame) -> Frame:
+    fields = {f.name: getattr(frame, f.name).cuda() for f in dataclasses.fields(frame)}
+    return Frame(**fields)
+
+
+def drawing(signs: list[torch.Tensor], device: str) -> Any:
+    """The same signs on both machines."""
+    left = list(signs)
+    return lambda shape: left.pop(0).to(device)[: shape[0]].expand(shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("horizon", [0, 3])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_gpu_learns_what_a_cpu_learns_without_waiting_for_the_host(
+    kind: str,
+    rule: str,
+    horizon: int,
+    learner_of: Callable[..., Learner],
+    frames_of: Callable[..., list[Frame]],
+) -> None:
+    frames = frames_of(20, idle=0.2, unscored=0.2)
+
+    def make(device: str) -> Learner:
+        def build(cell: Any, n_lanes: int) -> Any:
+            if rule not in ("kf", "ok"):
+                return RULES[rule](cell, n_lanes)
+            # exact, hence the same whatever the signs; kf gets the same signs on both
+            if rule == "ok":
+                generator = torch.Generator(device).manual_seed(0)
+                return Ok(cell, n_lanes, generator, rank=cell.weight_shape[1])
+            signs = [torch.where(f.x_BI > 0, 1, -1) for f in frames]
+            on_device = [sign.to(device) for sign in signs]
+            return RULES[rule](cell, n_lanes, signs=drawing(on_device, device))  # type: ignore[call-arg]
+
+        return learner_of(kind, build, horizon=horizon, device=device)
+
+    cpu, gpu = make("cpu"), make("cuda")
+    there = [on_gpu(frame) for frame in frames]
+    for t, (frame, copy) in enumerate(zip(frames, there, strict=True)):
+        truth = cpu.step(frame)
+        if t == 2:
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            outcome = gpu.step(copy)
+        finally:
+            if t == 19:
+                torch.cuda.set_sync_debug_mode("default")
+        if t == 19:
+            torch.testing.assert_close(
+                outcome.prediction_BP.cpu(), truth.prediction_BP, rtol=0, atol=1e-4
+            )
+    for mine, theirs in zip(gpu.parameters(), cpu.parameters(), strict=True):
+        torch.testing.assert_close(mine.cpu(), theirs, rtol=0, atol=1e-4)

@@ -1,0 +1,143 @@
+"""Updates equal torch.optim where `ok`, and leave everything bitwise where not. float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stream_rnn.update import UPDATES, Adam, Sgd, Update
+
+SHAPES = [(3, 4), (2,)]
+YES, NO = torch.tensor(True), torch.tensor(False)
+CASES: dict[str, tuple[Any, Any]] = {
+    "adam": (
+        lambda clip: Adam(lr=0.02, clip=clip),
+        lambda params: torch.optim.Adam(params, lr=0.02),
+    ),
+    "adam-other-betas": (
+        lambda clip: Adam(lr=0.02, beta1=0.0, beta2=0.9, eps=1e-4, clip=clip),
+        lambda params: torch.optim.Adam(params, lr=0.02, betas=(0.0, 0.9), eps=1e-4),
+    ),
+    "sgd": (lambda clip: Sgd(lr=0.02, clip=clip), lambda params: torch.optim.SGD(params, lr=0.02)),
+    "sgd-momentum": (
+        lambda clip: Sgd(lr=0.02, momentum=0.9, clip=clip),
+        lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9),
+    ),
+}
+
+
+def noise(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("clip", [None, 1.5])
+@pytest.mark.parametrize("case", CASES)
+def test_fifty_steps_equal_torch_optim(case: str, clip: float | None) -> None:
+    make, make_theirs = CASES[case]
+    ours, theirs = noise(0), [param.requires_grad_() for param in noise(0)]
+    update, optimizer = make(clip), make_theirs(theirs)
+    for t in range(50):
+        grads = noise(t + 1)
+        for param, grad in zip(theirs, grads, strict=True):
+            param.grad = grad.clone()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(theirs, clip)
+        optimizer.step()
+        assert update.step(ours, grads, YES)
+    # torch clips to clip * norm / (norm + 1e-6): a relative difference of 1e-6 / norm at most
+    atol = 1e-12 if clip is None else 1e-5
+    for mine, theirs_param in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, theirs_param.detach(), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("name", UPDATES)
+def test_clipping_scales_all_gradients_to_the_norm_and_small_ones_not_at_all(name: str) -> None:
+    for factor, expected in ((100.0, 1.0), (1e-3, None)):
+        grads = [grad * factor for grad in noise(1)]
+        norm = float(torch.cat([grad.flatten() for grad in grads]).norm())
+        params = [torch.zeros_like(grad) for grad in grads]
+        Sgd(lr=1.0, clip=1.0).step(params, grads, YES)
+        moved = float(torch.cat([param.flatten() for param in params]).norm())
+        assert moved == pytest.approx(expected or norm, rel=1e-12)
+        update = UPDATES[name](clip=1.0)
+        update.step([torch.zeros_like(grad) for grad in grads], grads, YES)
+        assert float(update.report()["gradient_norm"]) == pytest.approx(norm)  # before clipping
+
+
+def snapshot(update: Update, params: list[Tensor]) -> dict[str, Tensor]:
+    tensors = {f"param.{i}": param for i, param in enumerate(params)} | update.state_dict()
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("reason", ["not ok", "nan", "inf", "overflow"])
+@pytest.mark.parametrize("case", CASES)
+def test_a_refused_step_leaves_every_tensor_bitwise(case: str, reason: str) -> None:
+    update: Update = CASES[case][0](1.0)
+    params = noise(0)
+    update.step(params, noise(1), YES)
+    before = snapshot(update, params)
+    grads = noise(2)
+    poison = {"nan": torch.nan, "inf": torch.inf, "overflow": 1e200, "not ok": 0.5}[reason]
+    grads[0][1, 2] = poison
+    updated = update.step(params, grads, NO if reason == "not ok" else YES)
+    assert updated.dtype == torch.bool
+    assert not updated
+    after = snapshot(update, params)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_skipped_step_is_not_counted(case: str) -> None:
+    """Skipping in between equals never having been asked."""
+    make, _ = CASES[case]
+    skipping, plain = make(1.0), make(1.0)
+    params, others = noise(0), noise(0)
+    for t in range(6):
+        skipping.step(params, noise(100 + t), NO)
+        skipping.step(params, noise(t), YES)
+        plain.step(others, noise(t), YES)
+    assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_loaded_update_goes_on_bit_for_bit(case: str) -> None:
+    make, _ = CASES[case]
+    update, resumed, params = make(1.0), make(1.0), noise(0)
+    for t in range(3):
+        update.step(params, noise(t), YES)
+    copies = [param.clone() for param in params]
+    resumed.load_state_dict(copies, {k: v.clone() for k, v in update.state_dict().items()})
+    for t in range(3, 6):
+        update.step(params, noise(t), YES)
+        resumed.step(copies, noise(t), YES)
+    assert all(torch.equal(a, b) for a, b in zip(params, copies, strict=True))
+
+
+def test_a_state_of_other_parameters_is_refused() -> None:
+    update, params = Adam(), noise(0)
+    update.step(params, noise(1), YES)
+    state = update.state_dict()
+    with pytest.raises(ValueError, match=r"update state 'm\.0' does not fit"):
+        Adam().load_state_dict(params[::-1], state)
+    with pytest.raises(ValueError, match="update state: expected"):
+        Adam().load_state_dict(params[:1], state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (Adam, {"lr": 0.0}, "lr must be positive, got 0.0"),
+        (Sgd, {"clip": 0.0}, "clip must be positive, got 0.0"),
+        (Sgd, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+        (Adam, {"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1.0"),
+        (Adam, {"eps": 0.0}, "eps must be positive, got 0.0"),
+    ],
+)
+def test_senseless_settings_are_refused(kind: Any, settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**settings)
