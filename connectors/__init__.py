@@ -1,1 +1,1 @@
-"""Sources and sinks, one module per protocol; each imports `stream_rnn.spi`, nothing else of ours."""
+"""Sources and sinks, one module per protocol; of ours each imports `stream_rnn.spi` only."""

@@ -53,7 +53,7 @@ class HostSource(Source):
         interval_s: seconds from one record to the next; rates are means over it.
     """
 
-    guarantee: ClassVar[Guarantee] = Guarantee.FIRE_AND_FORGET
+    guarantee = Guarantee.FIRE_AND_FORGET
     metrics: ClassVar[tuple[str, ...]] = METRICS
 
     def __init__(self, interval_s: float = 1.0) -> None:

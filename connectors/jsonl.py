@@ -19,7 +19,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import msgspec
 from typing_extensions import override
@@ -76,7 +75,7 @@ class JsonlSource(Source):
             is dead-lettered), counted as `long_lines`; the rest of it is skipped.
     """
 
-    guarantee: ClassVar[Guarantee] = Guarantee.REPLAYABLE
+    guarantee = Guarantee.REPLAYABLE
 
     def __init__(
         self, path: str, follow: bool = False, max_line_bytes: int = 16 * 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import inspect
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 from typing_extensions import override
@@ -48,7 +48,7 @@ class RiverSource(Source):
         repeat: how often to go through it; 0 = without end.
     """
 
-    guarantee: ClassVar[Guarantee] = Guarantee.REPLAYABLE
+    guarantee = Guarantee.REPLAYABLE
 
     def __init__(self, dataset: str = "WaterFlow", repeat: int = 1) -> None:
         if repeat < 0:

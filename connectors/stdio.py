@@ -44,7 +44,7 @@ class StdinSource(Source):
             is dead-lettered), counted as `long_lines`; the rest of it is skipped.
     """
 
-    guarantee: ClassVar[Guarantee] = Guarantee.FIRE_AND_FORGET
+    guarantee = Guarantee.FIRE_AND_FORGET
     fd: ClassVar[int] = 0
 
     def __init__(self, max_line_bytes: int = 16 * 1024 * 1024) -> None:

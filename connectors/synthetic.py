@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import ClassVar, Literal
+from typing import Literal
 
 from typing_extensions import override
 
@@ -42,7 +42,7 @@ class SyntheticSource(Source):
         rate_hz: events per second; None = as fast as they are asked for.
     """
 
-    guarantee: ClassVar[Guarantee] = Guarantee.REPLAYABLE
+    guarantee = Guarantee.REPLAYABLE
 
     def __init__(
         self,

@@ -1,5 +1,7 @@
 """Replay a CSV or JSONL file into a ZeroMQ socket, one JSON message per row, numbered.
 
+Or turn a CSV file into JSON lines for the jsonl source (--to).
+
     python examples/replay.py taxi.csv --connect tcp://127.0.0.1:5555 --rate 500
     python examples/replay.py events.jsonl --bind tcp://127.0.0.1:5555 --pattern pub --topic load
 
@@ -70,6 +72,7 @@ def arguments() -> argparse.Namespace:
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--connect", metavar="ADDRESS", help="e.g. tcp://127.0.0.1:5555")
     place.add_argument("--bind", metavar="ADDRESS")
+    place.add_argument("--to", type=Path, metavar="FILE", help="write JSON lines to a file instead")
     parser.add_argument("--pattern", choices=["push", "pub"], default="push")
     parser.add_argument("--topic", default="", help="pub only: a frame before the payload")
     parser.add_argument("--sequence", default="field:seq", help="field:NAME, frame or none")
@@ -95,6 +98,10 @@ def main() -> int:
         records = csv_records(given.file, given.skip_lines, columns, given.delimiter)
     else:
         records = jsonl_records(given.file, given.skip_lines)
+    if given.to:
+        lines = (json.dumps(r) + "\n" for r in itertools.islice(records, given.max_events))
+        given.to.write_text("".join(lines))
+        return 0
     context = zmq.Context()
     socket = context.socket(zmq.PUSH if given.pattern == "push" else zmq.PUB)
     socket.set(zmq.SNDHWM, 1000)

@@ -1,6 +1,7 @@
 """The composition root: a configuration becomes a job, in one place."""
 
-# mypy: disable-error-code="type-abstract"  base classes are handed over to be compared with
+# Abstract base classes are handed over to be compared with, never to be called:
+# mypy: disable-error-code="type-abstract"
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ from stream_rnn.spi import (
     is_finite_number,
 )
 from stream_rnn.tasks import TASKS, Objective, Task
-from stream_rnn.update import UPDATES, Update
+from stream_rnn.update import UPDATES, Sgd, Update
 
 T = TypeVar("T")
 TABLES = {
@@ -320,7 +321,6 @@ class _Parts:
         self.device = _device(plan.device)
         dtype = torch.float64 if plan.dtype == "float64" else torch.float32
         torch.set_num_threads(plan.threads)
-        torch.set_flush_denormal(True)  # the learner's thread; part of the numeric contract
         chosen, self.why = choose(plan, self.device.type, kind)
         seed = plan.seed if seed is None else seed
         self.chosen = chosen | {"seed": seed, "dtype": plan.dtype}
@@ -347,13 +347,14 @@ class _Parts:
         loss = _checked("[task]", lambda: _loss(task.objective))
         W_ZM = cell.initial_weight(weights).to(self.device, dtype)
         V_PF = head.initial_readout(cell.n_units, task.inputs, loss, weights, task.persist())
+        update = _named("[learner] optimizer", chosen["optimizer"], UPDATES, Update)
         readout, head_update = _readout(
             chosen["head_optimizer"], cell.n_units, task.inputs, loss, V_PF.to(self.device, dtype)
         )
         self.learner = Learner(
             Dense(cell, self.credit, W_ZM),
             readout,
-            _named("[learner] optimizer", chosen["optimizer"], UPDATES, Update),
+            update,
             head_update,
             task.horizon,
         )
@@ -392,8 +393,8 @@ def choose(plan: LearnerTable, device: str, kind: str | None) -> tuple[dict[str,
         "credit": pick(
             "credit",
             plan.credit,
-            {"kind": "ok", "rank": 4, "chunks": "gate"},
-            "OK of rank 4 per gate: unbiased credit over unlimited time at a constant cost per "
+            {"kind": "ok", "rank": 3, "chunks": "gate"},
+            "OK of rank 3 per gate: unbiased credit over unlimited time at a constant cost per "
             "event, no update lock",
         ),
         "optimizer": pick(
@@ -528,9 +529,8 @@ def _readout(
     place = "[learner] head_optimizer"
     if table.get("kind") == "rls":
         given = {"n_units": n_units, "n_inputs": n_inputs, "loss": loss, "V_PF": V_PF}
-        return config.build(place, table, LeastSquaresHead, **given), UPDATES["sgd"]()
-    names = {**UPDATES, "rls": Update}
-    return head.Head(n_units, n_inputs, loss, V_PF), _named(place, table, names, Update)
+        return config.build(place, table, LeastSquaresHead, **given), Sgd()
+    return head.Head(n_units, n_inputs, loss, V_PF), _named(place, table, UPDATES, Update)
 
 
 def _loss(objective: Objective) -> head.Loss:

@@ -89,7 +89,8 @@ def measure(cell_name: str, rule_name: str, N: int, repetitions: int) -> dict[st
     A, out = torch.randn(N, max(width, 1)), torch.empty(Z, max(width, 1))
     for _ in range(5):
         learner.step(frame)
-    ticks, gemms = [], []
+    ticks: list[float] = []
+    gemms: list[float] = []
     deadline = time.perf_counter() + 5
     while len(ticks) < repetitions and time.perf_counter() < deadline:
         ticks.append(_timed_us(lambda: learner.step(frame)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import logging
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
@@ -24,15 +26,8 @@ from stream_rnn.runtime import SOURCE, Runtime, SourceGone, signals
 from stream_rnn.spi import Finding, NotConnected, SettingError, Sink, Source
 from stream_rnn.status import StatusServer
 
-DEMO: dict[str, Any] = {
-    "source": {"kind": "river", "dataset": "WaterFlow"},
-    "task": {"kind": "forecast", "target": "Flow", "horizon": 3, "season": 24},
-    "features": {
-        "numeric": ["Flow"],
-        "calendar": {"field": "Time", "cycles": ["day", "week"], "harmonics": 2},
-    },
-    "learner": {"kind": "auto"},
-}
+DEMO_STEP_S = 0.0005  # of the membrane recording
+DEMO_HORIZON = 10
 
 
 def run(path: Path, max_events: int | None, fresh: bool) -> None:
@@ -115,32 +110,53 @@ def _serve(
 
 def demo(max_events: int | None, seed: int, out: Path) -> None:
     """`stream-rnn demo`."""
-    state, predictions, mark = out / "state", out / "predictions.jsonl", out / ".demo"
-    if not mark.exists() and out.is_dir() and any(out.iterdir()):
-        raise ConfigError(
-            f"--out {out}: holds other things already, and a demo clears its folder; name another"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        mark.touch()
-        if state.exists():  # our own output of the last demo
-            shutil.rmtree(state)
-        predictions.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
-    tables = DEMO | {
+    state = out / "state"
+    if state.exists():  # our own output of the last demo
+        shutil.rmtree(state)
+    predictions = out / "predictions.jsonl"
+    predictions.unlink(missing_ok=True)
+    stream, title = _demo_stream(out)
+    tables = stream | {
+        "learner": {"kind": "auto"},
         "sink": [{"kind": "jsonl", "path": str(predictions)}],
         "state": {"dir": str(state)},
     }
     recorder = report.Recorder()
     job = app.build(tables, seed=seed, on_score=lambda *score: _record(recorder, job, *score))
     _run(job, max_events, fresh=False)
-    title = "stream-rnn demo: water flow in a pipeline, 3 hours ahead"
     picture = out / "demo.png"
-    _plot(picture, recorder, job, title)
-    click.echo(
-        f"\npredictions  {predictions}\npicture      {picture}\nsnapshots    {state}", err=True
-    )
+    drawn = _plot(picture, recorder, job, title)
+    click.echo(f"\npredictions  {predictions}\nsnapshots    {state}", err=True)
+    if drawn:
+        click.echo(f"picture      {picture}", err=True)
+
+
+def _demo_stream(out: Path) -> tuple[dict[str, Any], str]:
+    """A real recording that comes with an installed package, as a stream of JSON lines.
+
+    The membrane potential of a nerve cell, 12,000 samples at 2 kHz, ships with matplotlib (the
+    extra `plot`); without that, the water flow in a pipeline that ships with River.
+    """
+    try:
+        folder = importlib.resources.files("matplotlib") / "mpl-data" / "sample_data"
+        samples = np.frombuffer((folder / "membrane.dat").read_bytes(), dtype="<f4")
+    except (ModuleNotFoundError, FileNotFoundError):
+        river = {
+            "source": {"kind": "river", "dataset": "WaterFlow"},
+            "task": {"kind": "forecast", "target": "Flow", "horizon": 1},
+        }
+        return river, "stream-rnn demo: water flow in a pipeline, one hour ahead"
+    path = out / "membrane.jsonl"
+    out.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        for i, value in enumerate(samples.tolist()):
+            file.write(json.dumps({"t_s": round(i * DEMO_STEP_S, 4), "potential": value}) + "\n")
+    membrane = {
+        "source": {"kind": "jsonl", "path": str(path)},
+        "task": {"kind": "forecast", "target": "potential", "horizon": DEMO_HORIZON},
+    }
+    ahead_ms = 1000 * DEMO_HORIZON * DEMO_STEP_S
+    return membrane, f"stream-rnn demo: membrane potential of a nerve cell, {ahead_ms:g} ms ahead"
 
 
 def evaluate(path: Path, max_events: int | None, seeds: int, plot: Path | None) -> None:
@@ -161,8 +177,8 @@ def evaluate(path: Path, max_events: int | None, seeds: int, plot: Path | None) 
         click.echo(_over_seeds(jobs))
     plot = plot or Path("out") / f"{path.stem}.png"
     plot.parent.mkdir(parents=True, exist_ok=True)
-    _plot(plot, recorder, jobs[0], f"{path.stem}: {jobs[0].engine.task.describe()}")
-    click.echo(f"picture: {plot}")
+    if _plot(plot, recorder, jobs[0], f"{path.stem}: {jobs[0].engine.task.describe()}"):
+        click.echo(f"picture: {plot}")
 
 
 def _evaluate_once(
@@ -400,7 +416,8 @@ def _record(
     recorder.add(point)
 
 
-def _plot(path: Path, recorder: report.Recorder, job: app.Job, title: str) -> None:
+def _plot(path: Path, recorder: report.Recorder, job: app.Job, title: str) -> bool:
+    """Draw; False if the drawing library is not installed."""
     task = job.engine.task
     names = getattr(task, "targets", None)
     try:
@@ -415,6 +432,8 @@ def _plot(path: Path, recorder: report.Recorder, job: app.Job, title: str) -> No
         )
     except SettingError as error:
         click.echo(f"no picture: {error}", err=True)
+        return False
+    return True
 
 
 def _over_seeds(jobs: list[app.Job]) -> str:

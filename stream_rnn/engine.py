@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Literal
@@ -78,7 +79,7 @@ class _Run:
     open: _Open
     lane: int
     steps: list[Step]
-    prediction: list[float] | None = None
+    prediction: Any = None
     losses: list[float] = field(default_factory=list)
     scored_id: str | None = None
     scored_target: list[float] | int | None = None
@@ -298,7 +299,8 @@ class Engine:
             pending = self._pending.setdefault(run.lane, deque())
             due = pending.popleft() if len(pending) >= self.task.horizon else None
             pending.append((this_id, natural))
-        run.prediction = natural
+        if last:
+            run.prediction = self.task.publish(natural, step)
         if step.target is None:
             return
         loss = self.task.score(run.lane, None if due is None else due[1], step.target)
@@ -347,7 +349,7 @@ class Engine:
             "key": run.open.key,
             "partition": event.partition,
             "position": event.position,
-            "prediction": None if run.prediction is None else self.task.publish(run.prediction),
+            "prediction": run.prediction,
             "step": self.step,
             "replayed": replayed,
             "scored": scored,
@@ -397,6 +399,19 @@ class Engine:
         }
         if self.drift is not None and state["drift"] is not None:
             self.drift.load_state_dict(state["drift"])
+
+
+@contextmanager
+def numerics() -> Iterator[None]:
+    """The numeric contract of the thread that learns: denormal numbers, which are slow, are 0.
+
+    It is a mode of the processor, which other work on the thread must get back as it was.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> float:

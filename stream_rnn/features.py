@@ -412,13 +412,14 @@ class Features:
         """Take what `state_dict` gave."""
         self._scalers = {}
         for lane, fields in state["scalers"].items():
+            scalers = self._of_lane(int(lane))
             for name, numbers in fields.items():
-                self._of_lane(int(lane))[name].load_state_dict(numbers)
+                scalers[name].load_state_dict(numbers)
         self.vocabularies |= {name: list(values) for name, values in state["vocabularies"].items()}
         self._history = {}
         for lane, fields in state["history"].items():
+            lane_history = self._history.setdefault(int(lane), {})
             for name, past in fields.items():
                 depth = self.lags[name][-1] if name in self.lags else 1
-                lane_history = self._history.setdefault(int(lane), {})
                 lane_history[name] = deque(past, maxlen=depth)
         self.issues = dict(state["issues"])

@@ -24,11 +24,11 @@ WINDUP = 1e4  # the covariance's mean variance may grow to this times its start,
 
 
 class LeastSquaresHead(Head):
-    """Second order: reaches in hundreds of events what a gradient step reaches in tens of thousands.
+    """Second order: hundreds of events where a gradient step takes tens of thousands.
 
-    It minimizes a discounted robust squared error to the standardized targets; the recurrence is taught by the loss's own slope through the newest V. Forgetting without excitation
-    makes the covariance grow ("wind-up"), so its mean is capped. O(F^2) a lane and tick; lanes are
-    taken one after another.
+    It minimizes a discounted robust squared error to the standardized targets; the recurrence is
+    taught by the loss's own slope through V. Forgetting without excitation makes C grow
+    ("wind-up"), so its mean is capped. O(F^2) a lane and tick; lanes are taken one after another.
 
     Args:
         n_units: N.
@@ -59,7 +59,7 @@ class LeastSquaresHead(Head):
         if loss.n_outputs != loss.n_targets:
             raise ValueError(
                 f"least squares needs an output per target; {type(loss).__name__} has "
-                f"{loss.n_outputs} for {loss.n_targets} (use squared or l1 loss, or another optimizer)"
+                f"{loss.n_outputs} for {loss.n_targets} (use squared or l1 loss, or adam)"
             )
         self.forgetting = forgetting
         self.prior = prior

@@ -1,6 +1,8 @@
 """The reference of the configuration, written by the constructors that are its schema.
 
 `python -m stream_rnn.reference > docs/configuration.md`
+
+Longer than most, as it carries the page's own words.
 """
 
 from __future__ import annotations
@@ -79,7 +81,6 @@ NOTES: dict[type, dict[str, str]] = {
         'events alone ("log"); what a poll brought ("time", not reproducible).',
         "block": "events in a block, at most; by default the capacity.",
     },
-    app.LearnerTable: {"governor": "when the fallback ladder moves, see below."},
     Adam: {
         "beta1": "fading of the mean gradient.",
         "beta2": "fading of the mean squared gradient.",
@@ -87,7 +88,7 @@ NOTES: dict[type, dict[str, str]] = {
     },
     Sgd: {"momentum": "share of the previous step that is taken again."},
     **{
-        cell: {"n_units": "size of the hidden state; cost grows with its square."}
+        cell: {"n_units": "size of the hidden state; cost grows with its square at least."}
         for cell in CELLS.values()
     },
 }
@@ -110,7 +111,7 @@ class Key:
 def keys(call: type[Any], hidden: frozenset[str] = frozenset(HIDDEN)) -> list[Key]:
     """The keys that `call`'s constructor takes, in its order."""
     hints = typing.get_type_hints(call.__init__)
-    said = NOTES.get(call, {}) | _arguments(_docstring(call))
+    said = NOTES.get(call, {}) | arguments(docstring(call))
     found = []
     for name, parameter in inspect.signature(call).parameters.items():
         if name in hidden or name not in hints:
@@ -124,16 +125,16 @@ def keys(call: type[Any], hidden: frozenset[str] = frozenset(HIDDEN)) -> list[Ke
 
 def type_name(hint: Any) -> str:
     """An annotation in TOML's words."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is Literal:
-        return " or ".join(json.dumps(value) for value in arguments)
+        return " or ".join(json.dumps(value) for value in inner)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(type_name(a) for a in arguments if a is not type(None))
+        return " or ".join(type_name(a) for a in inner if a is not type(None))
     if origin in (list, tuple):
-        item = type_name(arguments[0])
+        item = type_name(inner[0])
         return f"list of ({item})" if " or " in item else f"list of {item}"
     if origin is dict:
-        return "table" if arguments[1] is Any else f"table of {type_name(arguments[1])}"
+        return "table" if inner[1] is Any else f"table of {type_name(inner[1])}"
     words = {str: "text", int: "integer", float: "number", bool: "boolean"}
     return words.get(hint, "table")
 
@@ -158,7 +159,11 @@ def _sections() -> Iterator[str]:
     yield _section("`calendar = { ... }`", Calendar)
     yield _section("`[lanes]`", app.LanesTable, "Streams that share what is learned.", level=2)
     learner = frozenset(HIDDEN - {"cell"})
-    yield _section("`[learner]`", app.LearnerTable, level=2, hidden=learner)
+    note = (
+        "`cell`, `credit`, `fallback` and the optimizers are tables with a `kind` of their own, "
+        'below;\na class of yours is `"module:Class"`. The banner says what was chosen, and why.'
+    )
+    yield _section("`[learner]`", app.LearnerTable, note, level=2, hidden=learner)
     for title, table in (
         ("cell", CELLS),
         ("credit", RULES),
@@ -240,7 +245,8 @@ def _default(call: type[Any], parameter: inspect.Parameter) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _docstring(call: Callable[..., Any]) -> str:
+def docstring(call: Callable[..., Any]) -> str:
+    """What a person wrote about `call`, without pointers to papers that are not in docs/."""
     text = inspect.cleandoc(call.__doc__ or "")
     if text.startswith(f"{call.__name__}("):  # a dataclass's automatic one
         return ""
@@ -249,7 +255,7 @@ def _docstring(call: Callable[..., Any]) -> str:
 
 def _prose(call: type[Any]) -> str:
     """The docstring up to its Args, without the `[table]` that some begin with."""
-    text = _docstring(call)
+    text = docstring(call)
     for heading in ("\nArgs:", "\nAttributes:", "\nRaises:"):
         text = text.partition(heading)[0]
     text = re.sub(r"^`\[\w+\]`[.:]\s*", "", text).strip()
@@ -260,7 +266,7 @@ def _summary(made: object) -> str:
     return inspect.cleandoc(made.__doc__ or "").partition("\n")[0]
 
 
-def _arguments(text: str) -> dict[str, str]:
+def arguments(text: str) -> dict[str, str]:
     """Name -> meaning, from a docstring's Args or Attributes."""
     found: dict[str, str] = {}
     for heading in ("Args:\n", "Attributes:\n"):
@@ -280,7 +286,7 @@ def _arguments(text: str) -> dict[str, str]:
 def _inherited(call: type[Any], name: str) -> str:
     """What a base class says of the same argument."""
     for base in inspect.getmro(call)[1:]:
-        meaning = _arguments(_docstring(base)).get(name)
+        meaning = arguments(docstring(base)).get(name)
         if meaning:
             return meaning
     return ""

@@ -34,7 +34,7 @@ from stream_rnn.checkpoint import (
 )
 from stream_rnn.config import ConfigError
 from stream_rnn.console import Console, Progress
-from stream_rnn.engine import Engine, Tick
+from stream_rnn.engine import Engine, Tick, numerics
 from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
 from stream_rnn.spi import Batch, EndOfStream, Guarantee, NotConnected, Sink, Source
@@ -166,6 +166,7 @@ class Runtime:
             Exception: anything else; nothing is checkpointed.
         """
         with ExitStack() as stack:
+            stack.enter_context(numerics())
             for sink in (*self.sinks, self.dead_letters):
                 stack.callback(sink.close)
                 self._open_sink(sink)
@@ -578,7 +579,7 @@ def signals(runtime: Runtime) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
-            os._exit(1)
+            os._exit(128 + number)
         asked = True
         runtime.stop()
 

@@ -1,4 +1,4 @@
-"""The contract for plug-ins: events, positions, sources, sinks, codecs, and the exceptions that steer.
+"""The contract for plug-ins: events, positions, sources, sinks, codecs, exceptions that steer.
 
 A source hands out *batches*; the position travels with the batch, so that it can be kept inside the
 same snapshot as what was learned from it. A guarantee is a property of an instance, capped by its
@@ -84,7 +84,9 @@ class Guarantee(enum.Enum):
 
     REPLAYABLE = "replayable"  # rewinds to any resume position: exactly-once effect on the model
     ACKABLE = "ackable"  # redelivers what was not acknowledged: at least once
-    FIRE_AND_FORGET = "fire-and-forget"  # what was received and not snapshotted is lost: at most once
+    FIRE_AND_FORGET = (
+        "fire-and-forget"  # what was received and not snapshotted is lost: at most once
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,14 @@ class Step:
         y: what the learner is taught (standardized values or a class number); None: no target.
         target: the same in the stream's units, for scoring.
         scales: (mean, std) of each target as known BEFORE anything the prediction must not know.
+        known: classes, of those learned as they come, that the prediction may know of.
     """
 
     x: list[float]
     y: list[float] | None
     target: list[float] | int | None
     scales: tuple[Scale, ...] = ()
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,8 @@ class Task(ABC):
         """The head's activated outputs in the stream's units."""
 
     @abstractmethod
-    def publish(self, natural: Sequence[float]) -> Any:
-        """A prediction as it stands in the JSON line."""
+    def publish(self, natural: Sequence[float], step: Step) -> Any:
+        """The prediction made at `step` as it stands in the JSON line."""
 
     @abstractmethod
     def publish_target(self, target: list[float] | int) -> Any:
@@ -187,7 +189,7 @@ class _Numeric(Task):
         return means + stds
 
     @override
-    def publish(self, natural: Sequence[float]) -> Any:
+    def publish(self, natural: Sequence[float], step: Step) -> Any:
         n = len(self.targets)
         if self._loss == "gaussian":
             values: list[Any] = [{"mean": natural[i], "std": natural[n + i]} for i in range(n)]
@@ -461,9 +463,8 @@ class _Symbols(Task):
         return list(outputs)
 
     @override
-    def publish(self, natural: Sequence[float]) -> Any:
-        known = min(len(self.symbols), len(natural))
-        order = sorted(range(known), key=lambda i: -natural[i])[:5]
+    def publish(self, natural: Sequence[float], step: Step) -> Any:
+        order = sorted(range(step.known), key=lambda i: -natural[i])[:5]
         return {
             "class": self.symbols[order[0]] if order else None,
             "probability": {self.symbols[i]: natural[i] for i in order},
@@ -545,13 +546,14 @@ class Classification(_Symbols):
             symbol = category(record, self.target)
             index = self._index(symbol, self.target)
         x = self.features.encode(record, lane)
+        known = len(self.symbols)  # without this event's own
         if self._use_previous:
             x += self._one_hot(self._previous.get(lane))
         if index is None or symbol is None:
-            return [Step(x, None, None)]
+            return [Step(x, None, None, known=known)]
         self._admit(index, symbol)
         self._previous[lane] = index
-        return [Step(x, [float(index)], index)]
+        return [Step(x, [float(index)], index, known=known)]
 
     @override
     def describe(self) -> str:
@@ -637,7 +639,8 @@ class NextSymbol(_Symbols):
         rest = self.features.encode(record, lane)
         if self.unit == "token":
             self._admit(indices[0], token)
-        return [Step(self._one_hot(i) + rest, [float(i)], i) for i in indices]
+        known = len(self.symbols)
+        return [Step(self._one_hot(i) + rest, [float(i)], i, known=known) for i in indices]
 
     @override
     def describe(self) -> str:

@@ -57,7 +57,7 @@ class ScriptedSource(Source):
         guarantee: Guarantee = Guarantee.REPLAYABLE,
     ) -> None:
         # The contract has the guarantee per class; here it is the instance that plays one.
-        self.guarantee = guarantee  # type: ignore[misc]
+        self.guarantee = guarantee
         self.opened: list[Position | None] = []
         self.acked: list[Position] = []
         self.n_closed = 0

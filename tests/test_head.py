@@ -147,7 +147,7 @@ def test_the_readout_starts_as_persistence_where_asked() -> None:
 
 def test_a_loss_before_any_prediction_is_refused() -> None:
     head = Head(2, 1, SquaredError(), torch.zeros(1, 4))
-    with pytest.raises(RuntimeError, match=r"loss\(\) needs a predict\(\)"):
+    with pytest.raises(RuntimeError, match=r"a predict\(\) of the same tick must come first"):
         head.loss(torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([True]))
 
 
@@ -155,9 +155,9 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"V: expected \(1, 4\), got \(1, 5\)"):
         Head(2, 1, SquaredError(), torch.zeros(1, 5))
     head = Head(2, 1, SquaredError(), torch.zeros(1, 4))
-    with pytest.raises(ValueError, match=r"'V_PF': expected \(1, 4\), got \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"'V_PF': expected .*\(1, 4\), got .*\(2, 4\)"):
         head.load_state_dict({"V_PF": torch.zeros(2, 4)})
-    with pytest.raises(ValueError, match="got None"):
+    with pytest.raises(ValueError, match="'V_PF' is missing"):
         head.load_state_dict({})
 
 

@@ -160,3 +160,24 @@ def test_a_gpu_learns_what_a_cpu_learns_without_waiting_for_the_host(
             )
     for mine, theirs in zip(gpu.parameters(), cpu.parameters(), strict=True):
         torch.testing.assert_close(mine.cpu(), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_ladder_on_a_gpu_may_move_and_reset_before_a_rung_has_seen_a_tick(
+    learner_of: Callable[..., Learner], frames_of: Callable[..., list[Frame]]
+) -> None:
+    def build(cell: Any, n_lanes: int) -> Fallback:
+        return Fallback([Tbptt(cell, n_lanes, window=4, every=4), RULES["rtrl"](cell, n_lanes)])
+
+    learner = learner_of("gru", build, device="cuda")
+    everybody = torch.tensor([True, True], device="cuda")
+    learner.reset(everybody)
+    there = [on_gpu(frame) for frame in frames_of(3)]
+    learner.step(there[0])
+    learner.recurrence.credit.move(1)  # type: ignore[attr-defined]
+    learner.reset(everybody)
+    learner.step(there[1])
+    learner.recurrence.credit.move(0)  # type: ignore[attr-defined]
+    learner.step(there[2])
+    assert all(parameter.isfinite().all() for parameter in learner.parameters())

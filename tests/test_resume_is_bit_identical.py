@@ -1,7 +1,7 @@
-"""N + M steps equal N steps, save to a file, load in a NEW PROCESS, M steps: in every tensor, bitwise.
+"""N + M steps equal N steps, save to a file, load in a NEW PROCESS, M steps: bitwise, every tensor.
 
-Every cell x rule x update, a ladder of rules, with and without a forecast horizon, one lane and three
-(some idle, some unscored). This file is also the program of the new process.
+Every cell x rule x update, a ladder of rules, with and without a forecast horizon, one lane and
+three (some idle, some unscored). This file is also the program of the new process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stream_rnn.recurrence import Dense
 from stream_rnn.update import UPDATES
 
 N, M = 7, 6  # neither a multiple of the windows below
-I, UNITS = 2, 3
+N_INPUTS, N_UNITS = 2, 3
 
 
 class Case(NamedTuple):
@@ -52,7 +52,7 @@ CASES = [
 
 def build(case: Case) -> Learner:
     """The learner of a case as configured, before anything is learned or loaded."""
-    cell = CELLS[case.kind](I, UNITS)
+    cell = CELLS[case.kind](N_INPUTS, N_UNITS)
     noise = torch.Generator().manual_seed(3)
     rules: dict[str, Any] = {
         "rtrl": lambda: Rtrl(cell, case.lanes),
@@ -68,10 +68,10 @@ def build(case: Case) -> Learner:
         credit = rules[case.rule]()
     generator = torch.Generator().manual_seed(4)
     W_ZM = cell.initial_weight(generator).float()
-    V_PF = initial_readout(UNITS, I, SquaredError(), generator).float()
+    V_PF = initial_readout(N_UNITS, N_INPUTS, SquaredError(), generator).float()
     settings = {"lr": 0.05} | ({"momentum": 0.9} if case.update == "sgd" else {})
     updates = (UPDATES[case.update](**settings) for _ in range(2))
-    head = Head(UNITS, I, SquaredError(), V_PF)
+    head = Head(N_UNITS, N_INPUTS, SquaredError(), V_PF)
     return Learner(Dense(cell, credit, W_ZM), head, *updates, horizon=case.horizon)
 
 
@@ -85,7 +85,7 @@ def frames(case: Case) -> list[Frame]:
     def mostly() -> Tensor:
         return torch.rand(case.lanes, generator=generator) < 0.8
 
-    return [Frame(noise(I), noise(1), mostly(), mostly()) for _ in range(N + M)]
+    return [Frame(noise(N_INPUTS), noise(1), mostly(), mostly()) for _ in range(N + M)]
 
 
 def run(learner: Learner, case: Case, start: int, stop: int) -> None:
@@ -119,6 +119,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         learner = build(case)
         run(learner, case, 0, N)
         save_file(copy_of(learner), folder / f"{case.name}.saved")
+        run(learner, case, N, N + M)  # uninterrupted
+        save_file(copy_of(learner), folder / f"{case.name}.truth")
     here = Path(__file__).resolve()
     environment = os.environ | {"PYTHONPATH": str(here.parent.parent)}
     command = [sys.executable, str(here), str(folder)]
@@ -129,9 +131,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_new_process_goes_on_bit_for_bit(case: Case, resumed: Path) -> None:
-    learner = build(case)
-    run(learner, case, 0, N + M)
-    truth, got = copy_of(learner), load_file(resumed / f"{case.name}.resumed")
+    truth, got = (load_file(resumed / f"{case.name}.{end}") for end in ("truth", "resumed"))
     assert got.keys() == truth.keys()
     assert not [name for name in truth if got[name].dtype != truth[name].dtype]
     assert not [name for name in truth if not torch.equal(got[name], truth[name])]

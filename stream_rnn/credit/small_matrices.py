@@ -17,42 +17,52 @@ from torch import Tensor
 def floored_cholesky(gram_nn: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:
     """Upper triangular R with R^T R ~ gram, and T with R T = I.
 
-    A pivot below `floor` times its original diagonal entry is raised to that. For any such R and
-    T `(V T)(R ...)` reproduces V, so an estimate built on them stays unbiased whatever the rounding
-    of the Gram sums; only its variance depends on them (speed.md 1.4). A column that is exactly
-    zero is dropped exactly: its row of R and its column of T are zero.
+    A pivot below `floor` times its original diagonal entry is raised to that. For any such R and T
+    `(V T)(R ...)` reproduces V, so an estimate built on them stays unbiased whatever the rounding of
+    the Gram sums; only its variance depends on them (speed.md 1.4). A column that is exactly zero is
+    dropped exactly: its row of R and its column of T are zero.
     """
     n = gram_nn.shape[-1]
-    work = gram_nn.clone()
-    R, T = torch.zeros_like(work), torch.zeros_like(work)
+    identity_nn = torch.eye(n, dtype=gram_nn.dtype, device=gram_nn.device)
+    # eliminating in [gram | I] leaves [R | T^T]
+    work = torch.cat((gram_nn, identity_nn.expand(gram_nn.shape)), dim=-1)
     diagonal = gram_nn.diagonal(dim1=-2, dim2=-1)
     least = diagonal * floor
+    alive = diagonal > 0
     for j in range(n):
         pivot = torch.maximum(work[..., j, j], least[..., j])
-        inverse = torch.where(diagonal[..., j] > 0, pivot.rsqrt(), 0.0)
-        R[..., j, j] = pivot * inverse
-        row = work[..., j, j + 1 :] * inverse[..., None]
-        R[..., j, j + 1 :] = row
-        work[..., j + 1 :, j + 1 :] -= row[..., :, None] * row[..., None, :]
-        if j:
-            above = torch.matmul(T[..., :j, :j], R[..., :j, j, None])[..., 0]
-            T[..., :j, j] = above * -inverse[..., None]
-        T[..., j, j] = inverse
-    return R, T
+        inverse = torch.where(alive[..., j], pivot.rsqrt(), 0.0)
+        row = work[..., j, :]
+        row[..., j] = pivot
+        row *= inverse[..., None]
+        if j + 1 < n:
+            work[..., j + 1 :, :] -= row[..., j + 1 : n, None] * row[..., None, :]
+    return work[..., :n].triu(), work[..., n:].transpose(-1, -2)
 
 
-@functools.lru_cache(maxsize=64)
-def _next_round(n: int, device: torch.device) -> Tensor:
-    """How n (even) rows change seats between rounds so that in n - 1 rounds every pair meets once.
+@functools.cache
+def _round(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """One round of the tournament of n (even) rows, rows 2i and 2i + 1 being a pair.
 
-    Rows 2i and 2i + 1 are a pair; the circle method keeps row 0 in its seat, and after n - 1 rounds
-    everybody is back. Kept on the device: copying it there each time would synchronize.
+    Returns:
+        Where alpha = |x|^2, beta = |y|^2 and gamma = x.y of each pair stand in a flat n x n Gram
+        matrix (3 n/2 places), and the linear map (n, n*n) from the pairs' cosines and sines to the
+        flat matrix that rotates them and moves the rows to their next seats (circle method: row 0
+        stays, after n - 1 rounds everybody is back).
     """
-    top, bottom = list(range(0, n, 2)), list(range(1, n, 2))
+    even, odd = torch.arange(0, n, 2), torch.arange(1, n, 2)
+    places = torch.cat((even * n + even, odd * n + odd, even * n + odd))
+    top, bottom = even.tolist(), odd.tolist()
     if n > 2:
         top, bottom = [top[0], bottom[0], *top[1:-1]], [*bottom[1:], top[-1]]
     seats = [seat for pair in zip(top, bottom, strict=True) for seat in pair]
-    return torch.tensor(seats, device=device)
+    pairs = n // 2
+    turn = torch.zeros(2 * pairs, n, n, dtype=torch.float64)
+    for new, old in enumerate(seats):
+        pair, partner = old // 2, old ^ 1
+        turn[pair, new, old] = 1.0
+        turn[pairs + pair, new, partner] = 1.0 if old % 2 == 0 else -1.0
+    return places.to(device), turn.view(2 * pairs, n * n).to(device)
 
 
 def jacobi_svd(C_nn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,12 +73,11 @@ def jacobi_svd(C_nn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     closed form for n = 2.
     """
     n = C_nn.shape[-1]
-    # enough for values to 1e-10 of the largest, however steep the spectrum: a value that should be
-    # zero and is not would be mixed, as noise, into an influence of low rank
-    sweeps = 1 if n == 2 else 5 if n <= 6 else 8 if n <= 10 else 12
+    sweeps = 1 if n == 2 else 5 if n <= 6 else 8 if n <= 10 else 11
     identity_nn = torch.eye(n, dtype=C_nn.dtype, device=C_nn.device).expand(C_nn.shape)
-    # rows of W are the columns of [C; Z], so that a pair is one contiguous 2 x 2n block
-    W = _rotate_pairs(torch.cat((C_nn.transpose(-1, -2), identity_nn), dim=-1), sweeps)
+    # rows of W are the columns of [C; Z]
+    W = torch.cat((C_nn.transpose(-1, -2), identity_nn), dim=-1)
+    W = _orthogonalize(W.reshape(-1, n, 2 * n), sweeps).view(W.shape)
     sigma = W[..., :n].square().sum(dim=-1).sqrt()
     sigma, order = sigma.sort(dim=-1, descending=True, stable=True)
     W = W.gather(-2, order[..., :, None].expand(W.shape))
@@ -76,28 +85,22 @@ def jacobi_svd(C_nn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return P, sigma, W[..., n:].transpose(-1, -2)
 
 
-def _rotate_pairs(W_n2n: Tensor, sweeps: int) -> Tensor:
-    """Rotate rows until the first halves of all rows are orthogonal to each other."""
-    n = W_n2n.shape[-2]
+def _orthogonalize(W_bn2n: Tensor, sweeps: int) -> Tensor:
+    """Rotate rows, pair by pair, until the first halves of all rows are orthogonal."""
+    batch, n, _ = W_bn2n.shape
     even = n + n % 2
-    if even != n:  # a zero row nobody rotates with
-        W_n2n = torch.cat((W_n2n, torch.zeros_like(W_n2n[..., :1, :])), dim=-2)
-    shape = W_n2n.shape
-    pairs_shape = (*shape[:-2], even // 2, 2, 2 * n)
-    seats = _next_round(even, W_n2n.device)
+    if even != n:  # a zero row that nobody turns with
+        W_bn2n = torch.cat((W_bn2n, torch.zeros_like(W_bn2n[:, :1])), dim=1)
+    places, turn = _round(even, W_bn2n.device)
     for _ in range(sweeps * (even - 1)):  # whole sweeps: every row ends in its own seat
-        pairs = W_n2n.reshape(pairs_shape)
-        half = pairs[..., :n]
-        gram = half @ half.transpose(-1, -2)
-        difference, gamma = gram[..., 0, 0] - gram[..., 1, 1], gram[..., 0, 1]
-        gamma = torch.where(difference < 0, -gamma, gamma)  # the smaller of the two angles
-        angle = torch.atan2(gamma + gamma, difference.abs()) * 0.5
-        c, s = angle.cos(), angle.sin()
-        rotation = torch.stack((c, s, -s, c), dim=-1).view(*gram.shape)
-        W_n2n = (rotation @ pairs).view(shape)
-        if even > 2:
-            W_n2n = W_n2n.index_select(-2, seats)
-    return W_n2n[..., :n, :]
+        half = W_bn2n[:, :, :n]
+        gram = torch.bmm(half, half.transpose(1, 2)).view(batch, even * even)
+        alpha, beta, gamma = gram.index_select(1, places).view(batch, 3, even // 2).unbind(1)
+        # the smaller of the two angles that make a pair orthogonal; 0/0 turns nothing
+        angle = (gamma / (alpha - beta)).nan_to_num_(nan=0.0).mul_(2).atan_().mul_(0.5)
+        rotation = torch.mm(torch.cat((angle.cos(), angle.sin()), dim=1), turn)
+        W_bn2n = torch.bmm(rotation.view(batch, even, even), W_bn2n)
+    return W_bn2n[:, :n]
 
 
 def mixing(sigma: Tensor, signs: Tensor, rtol: float) -> tuple[Tensor, Tensor]:

@@ -18,17 +18,17 @@ class Update(ABC):
 
     Args:
         lr: learning rate.
-        clip: largest Euclidean norm of all the gradients together, or None. Gradients are scaled,
-            never the credit rule's state (that would bias it).
+        clip: largest Euclidean norm of all the gradients together; 0 or None: no limit. Gradients
+            are scaled, never the credit rule's state (that would bias it).
     """
 
     def __init__(self, lr: float, clip: float | None) -> None:
         if not lr > 0:
             raise ValueError(f"lr must be positive, got {lr}")
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be positive, got {clip} (leave it out to not clip)")
+        if clip is not None and not clip >= 0:
+            raise ValueError(f"clip must be positive, or 0 for no limit, got {clip}")
         self.lr = lr
-        self.clip = clip
+        self.clip = clip or None
         self.state: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
 

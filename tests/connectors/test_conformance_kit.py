@@ -202,8 +202,9 @@ class LosesWithoutFlush(ListSink):
         self.shared = shared
 
     def flush(self) -> None:
-        self.shared.extend(self.records)
-        self.records = []
+        n = len(self.records)  # another thread may write meanwhile
+        self.shared.extend(self.records[:n])
+        del self.records[:n]
 
     def close(self) -> None:
         pass

@@ -1,7 +1,10 @@
 import json
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -386,3 +389,35 @@ def test_closing_a_sink_whose_reader_never_came_does_not_hang() -> None:
     assert time.monotonic() - began < 4
     with pytest.raises(NotConnected):
         sink.write([{"n": 2}])
+
+
+@pytest.mark.slow
+def test_a_long_backlog_behind_a_full_queue_does_not_end_the_process(tmp_path: Path) -> None:
+    """A reader that stalls for longer than a heartbeat waits lost messages, or libzmq aborted."""
+    script = f"""
+import threading, time, zmq
+from connectors.zeromq import ZeromqSource
+
+address = "ipc://{tmp_path}/backlog"
+
+def produce():
+    with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
+        socket.set(zmq.SNDHWM, 1)
+        socket.connect(address)
+        for n in range(20_000):
+            socket.send(b"x" * 4096)
+
+source = ZeromqSource(address, bind=True, receive_hwm=1)
+source.open(None)
+threading.Thread(target=produce, daemon=True).start()
+time.sleep(26)
+n, give_up = 0, time.monotonic() + 30
+while n < 20_000 and time.monotonic() < give_up:
+    n += len(source.poll(256, 1.0).events)
+source.close()
+print(n)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "20000"), done.stderr

@@ -36,7 +36,7 @@ def errors(walk: Any, rule: Ok) -> list[float]:
 @pytest.mark.parametrize("chunks", CHUNKS)
 @pytest.mark.parametrize("kind", CELLS)
 def test_rank_m_is_exact_for_ever(kind: str, chunks: Any, random_walk: Callable[..., Any]) -> None:
-    walk = random_walk(kind, n_inputs=2, n_units=3, n_ticks=60)
+    walk = random_walk(kind, n_inputs=2, n_units=3, n_ticks=30)
     rule = Ok(walk.cell, 2, generator(), rank=6, chunks=chunks)  # M = 2 + 3 + 1
     assert max(errors(walk, rule)) < 1e-10
 
@@ -62,10 +62,10 @@ def test_few_distinct_inputs_are_exact_at_their_rank(
     kind: str, random_walk: Callable[..., Any]
 ) -> None:
     """No recurrence in the weights' h columns and two distinct x: a_t spans few directions."""
-    walk = random_walk(kind, n_inputs=4, n_units=5, n_lanes=1, n_ticks=60)
+    walk = random_walk(kind, n_inputs=4, n_units=5, n_lanes=1, n_ticks=30)
     walk.W_ZM[:, 4:9] = 0.0  # then h takes few values when the input repeats with period 2
     x_2BI = walk.x_TBI[:2].clone()
-    walk.x_TBI = x_2BI.repeat(30, 1, 1)
+    walk.x_TBI = x_2BI.repeat(15, 1, 1)
     if kind == "tanh":  # h_t depends on x_t alone: [x_t, h_tm1, 1] takes 2 values, and the first
         rule = Ok(walk.cell, 1, generator(), rank=3, chunks="joint")
         assert max(errors(walk, rule)) < 1e-10
@@ -80,7 +80,7 @@ def test_a_net_smaller_than_the_rank_is_exact(
     kind: str, chunks: Any, random_walk: Callable[..., Any]
 ) -> None:
     """N = 1: a chunk has fewer entries (S*L) than the r = 8 columns asked for."""
-    walk = random_walk(kind, n_inputs=12, n_units=1, n_ticks=40)
+    walk = random_walk(kind, n_inputs=12, n_units=1, n_ticks=25)
     rule = Ok(walk.cell, 2, generator(), rank=8, chunks=chunks)
     assert max(errors(walk, rule)) < 1e-10
 
