@@ -62,7 +62,7 @@ class AttemptMark:
 
     def _decode(self, data: bytes) -> int:
         if not data:
-            _log.info("%s: no attempt mark yet; no event counts as emitted before", self.path)
+            _log.debug("%s: no attempt mark yet; no event counts as emitted before", self.path)
             return 0
         if len(data) == _LAYOUT.size:
             ordinal, guarded = _LAYOUT.unpack(data)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import __version__, app, checkpoint, config, report
+from stream_rnn import __version__, app, checkpoint, config, prequential, report
 from stream_rnn.checkpoint import CheckpointError, Loaded, Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
@@ -61,7 +61,7 @@ def _run(job: app.Job, max_events: int | None, fresh: bool) -> None:
         stack.callback(console.done)
         with signals(runtime):
             _guarded(job, runtime, max_events)
-    click.echo(report.table(job.engine.task.scores.summary()), err=True)
+    click.echo(report.table(_rows(job)), err=True)
 
 
 def _guarded(job: app.Job, runtime: Runtime, max_events: int | None) -> None:
@@ -110,11 +110,20 @@ def _serve(
 
 def demo(max_events: int | None, seed: int, out: Path) -> None:
     """`stream-rnn demo`."""
-    state = out / "state"
-    if state.exists():  # our own output of the last demo
-        shutil.rmtree(state)
-    predictions = out / "predictions.jsonl"
-    predictions.unlink(missing_ok=True)
+    state, predictions, mark = out / "state", out / "predictions.jsonl", out / ".demo"
+    if not mark.exists() and (state.exists() or predictions.exists()):
+        raise ConfigError(
+            f"--out {out}: holds a state or predictions that no demo made, and a demo clears its "
+            "folder; name another"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        if state.exists():  # our own output of the last demo
+            shutil.rmtree(state)
+        predictions.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
     stream, title = _demo_stream(out)
     tables = stream | {
         "learner": {"kind": "auto"},
@@ -169,7 +178,7 @@ def evaluate(path: Path, max_events: int | None, seeds: int, plot: Path | None) 
         jobs.append(_evaluate_once(tables, seed if seeds > 1 else None, max_events, sink))
         if seeds > 1:
             click.echo(f"seed {seed}")
-        click.echo(report.table(jobs[-1].engine.task.scores.summary()))
+        click.echo(report.table(_rows(jobs[-1])))
         rejected = {k: n for k, n in jobs[-1].engine.counts.rejected.items() if n}
         if rejected:
             click.echo(f"events that could not be used, by stage: {rejected}")
@@ -425,7 +434,7 @@ def _plot(path: Path, recorder: report.Recorder, job: app.Job, title: str) -> bo
             path,
             recorder,
             title,
-            rows=task.scores.summary(),
+            rows=_rows(job),
             target=names[0] if names else "class",
             loss="loss",
             baseline=task.baseline,
@@ -436,10 +445,15 @@ def _plot(path: Path, recorder: report.Recorder, job: app.Job, title: str) -> bo
     return True
 
 
+def _rows(job: app.Job) -> list[prequential.Row]:
+    """The scores to show; an L1 loss is the MAE, which says it better."""
+    return [row for row in job.engine.task.scores.summary() if row.name != "absolute loss"]
+
+
 def _over_seeds(jobs: list[app.Job]) -> str:
     """Mean, least and largest of every metric over the seeds."""
     lines = ["over seeds: mean (least .. largest)"]
-    tables = [job.engine.task.scores.summary() for job in jobs]
+    tables = [_rows(job) for job in jobs]
     for rows in zip(*tables, strict=True):
         values = [row.model for row in rows if row.model is not None]
         if values:

@@ -8,6 +8,7 @@ shapes, no autograd. Selection is `torch.where`, so that a bad lane can never to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -107,8 +108,7 @@ class Learner:
     def step(self, frame: Frame) -> Outcome:
         """One tick."""
         x_BI, scored_B = frame.x_BI, frame.scored_B & frame.live_B
-        sane_B = (x_BI.abs() <= ABSURD).all(dim=1)
-        sane_B &= (frame.y_BQ.abs() <= ABSURD).all(dim=1) | ~scored_B
+        sane_B = _within(x_BI, ABSURD) & (_within(frame.y_BQ, ABSURD) | ~scored_B)
         live_B = frame.live_B & sane_B
         x_BI = torch.where(live_B[:, None], x_BI, 0.0)
         scored_B = scored_B & sane_B
@@ -121,8 +121,7 @@ class Learner:
 
         h_BN = self.recurrence.forward(x_learn_BI, ready_B)
         o_BP = self.head.predict(h_BN, x_learn_BI)
-        sound_B = torch.isfinite(h_BN).all(dim=1) & (o_BP.abs() <= DIVERGED).all(dim=1)
-        sound_B = sound_B | ~ready_B
+        sound_B = _within(torch.cat((h_BN, o_BP), dim=1), DIVERGED) | ~ready_B
         live_B, ready_B, scored_B = live_B & sound_B, ready_B & sound_B, scored_B & sound_B
         rejected_B = frame.live_B & ~live_B
 
@@ -225,3 +224,9 @@ class Learner:
         self.head.load_state_dict(part("head"))
         self.update.load_state_dict(self.recurrence.parameters(), part("update"))
         self.head_update.load_state_dict(self.head.parameters(), part("head_update"))
+
+
+def _within(tensor_BX: Tensor, limit: float) -> Tensor:
+    """(B,) bool: whether every entry of a lane is at most `limit` in size; NaN is not."""
+    size_B: Tensor = torch.linalg.vector_norm(tensor_BX, math.inf, dim=1)
+    return size_B <= limit

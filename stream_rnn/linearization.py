@@ -48,15 +48,6 @@ class Linearization:
         """S = K*N."""
         return self.drive_BKGN.shape[1] * self.n_units
 
-    def where_live(self, live_B: Tensor) -> Linearization:
-        """The same with exact zeros in the lanes that are not live, whatever stood there."""
-        return Linearization(
-            self.W_h_ZN,
-            torch.where(live_B[:, None, None, None], self.drive_BKGN, 0.0),
-            torch.where(live_B[:, None, None, None], self.carry_BKKN, 0.0),
-            torch.where(live_B[:, None], self.u_BM, 0.0),
-        )
-
     def J_h_BSN(self) -> Tensor:
         """ds_t/dh_tm1 (B, S, N), all paths; formed once per tick."""
         if not self._J_h:

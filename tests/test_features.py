@@ -288,7 +288,7 @@ records = st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(records, max_size=6), st.sampled_from(["reject", "previous", "mean"]))
 def test_any_record_is_either_encoded_or_a_bad_event_that_leaves_no_trace(
     stream: list[dict[str, Any]], missing: Any

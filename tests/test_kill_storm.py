@@ -123,7 +123,7 @@ def assert_same_end(one: Place, other: Place) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("batching", "n_kills", "n_events"), [("event", 20, 8000), ("log", 5, 5000)]
+    ("batching", "n_kills", "n_events"), [("event", 20, 6000), ("log", 5, 4000)]
 )
 def test_a_storm_of_kills_leaves_no_trace(
     tmp_path: Path, batching: str, n_kills: int, n_events: int

@@ -28,7 +28,7 @@ def reference(learner: Learner, frames: list[Frame], horizon: int) -> list[Tenso
     """W and V learned by hand from the pairs, by autograd and torch.optim.
 
     RTRL's influence while learning is the derivative by a shift common to all W_1..W_t of the
-    trajectory really taken (algorithms.md 11.3); `shift` is that.
+    trajectory really taken (docs/algorithms.md 7.3); `shift` is that.
     """
     cell: Any = learner.recurrence.cell
     W_ZM, V_PF = (parameter.clone() for parameter in learner.parameters())

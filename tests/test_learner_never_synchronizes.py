@@ -17,6 +17,7 @@ from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES, Fallback, Ok, Tbptt
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Loss, Quantile, SquaredError
 from stream_rnn.learner import Frame, Learner
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.update import Adam, Sgd, Update
 
 BANNED = {
@@ -95,6 +96,24 @@ def test_no_loss_and_no_update_reads_the_device(
     assert_never_synchronizes(learner, frames_of(4))
 
 
+def with_least_squares(learner: Learner) -> Learner:
+    """The same learner with a read-out that owns its update."""
+    V_PF = learner.head.V_PF
+    n_units, n_inputs = learner.recurrence.n_units, learner.recurrence.n_inputs
+    head = LeastSquaresHead(n_units, n_inputs, SquaredError(), V_PF)
+    return Learner(learner.recurrence, head, learner.update, Sgd(), learner.horizon)
+
+
+@pytest.mark.parametrize("horizon", [0, 3])
+def test_a_readout_by_least_squares_does_not_read_the_device(
+    horizon: int, learner_of: Callable[..., Learner], frames_of: Callable[..., list[Frame]]
+) -> None:
+    learner = with_least_squares(learner_of("lstm", horizon=horizon))
+    start_PF = learner.head.V_PF.clone()
+    assert_never_synchronizes(learner, frames_of(8, idle=0.3, unscored=0.3))
+    assert not torch.equal(learner.head.V_PF, start_PF)
+
+
 def test_the_watch_itself_notices_a_read() -> None:
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NothingForTheHost():
         torch.ones(1).item()
@@ -160,6 +179,24 @@ def test_a_gpu_learns_what_a_cpu_learns_without_waiting_for_the_host(
             )
     for mine, theirs in zip(gpu.parameters(), cpu.parameters(), strict=True):
         torch.testing.assert_close(mine.cpu(), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_least_squares_on_a_gpu_learns_what_it_learns_on_a_cpu(
+    learner_of: Callable[..., Learner], frames_of: Callable[..., list[Frame]]
+) -> None:
+    cpu, gpu = (with_least_squares(learner_of("lstm", device=d)) for d in ("cpu", "cuda"))
+    frames = frames_of(20, idle=0.2, unscored=0.2)
+    there = [on_gpu(frame) for frame in frames]
+    for t, (frame, copy) in enumerate(zip(frames, there, strict=True)):
+        cpu.step(frame)
+        torch.cuda.set_sync_debug_mode("error" if t >= 2 else "default")
+        try:
+            gpu.step(copy)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(gpu.head.V_PF.cpu(), cpu.head.V_PF, rtol=0, atol=1e-6)
 
 
 @pytest.mark.gpu

@@ -1,7 +1,8 @@
 """N + M steps equal N steps, save to a file, load in a NEW PROCESS, M steps: bitwise, every tensor.
 
-Every cell x rule x update, a ladder of rules, with and without a forecast horizon, one lane and
-three (some idle, some unscored). This file is also the program of the new process.
+Every cell x rule x update, a ladder of rules, a read-out that owns its update, with and without a
+forecast horizon, one lane and three (some idle, some unscored). This file is also the program of
+the new process.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES, Credit, Fallback, Kf, Ok, Rtrl, Tbptt
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Frame, Learner
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import UPDATES
 
@@ -37,16 +39,23 @@ class Case(NamedTuple):
     update: str
     horizon: int
     lanes: int
+    readout: str = "linear"
 
     @property
     def name(self) -> str:
-        """E.g. gru-ok-adam-3-1."""
+        """E.g. gru-ok-adam-3-1-linear."""
         return "-".join(str(part) for part in self)
 
 
 CASES = [
     Case(*parts)
     for parts in itertools.product(CELLS, [*RULES, "locked", "fallback"], UPDATES, [0, 3], [1, 3])
+]
+CASES += [
+    Case(kind, rule, "adam", horizon, lanes, "rls")
+    for kind, rule in [("tanh", "tbptt"), ("gru", "locked"), ("lstm", "ok")]
+    for horizon in (0, 3)
+    for lanes in (1, 3)
 ]
 
 
@@ -71,7 +80,8 @@ def build(case: Case) -> Learner:
     V_PF = initial_readout(N_UNITS, N_INPUTS, SquaredError(), generator).float()
     settings = {"lr": 0.05} | ({"momentum": 0.9} if case.update == "sgd" else {})
     updates = (UPDATES[case.update](**settings) for _ in range(2))
-    head = Head(N_UNITS, N_INPUTS, SquaredError(), V_PF)
+    kind = LeastSquaresHead if case.readout == "rls" else Head
+    head = kind(N_UNITS, N_INPUTS, SquaredError(), V_PF)
     return Learner(Dense(cell, credit, W_ZM), head, *updates, horizon=case.horizon)
 
 
@@ -136,7 +146,8 @@ def test_a_new_process_goes_on_bit_for_bit(case: Case, resumed: Path) -> None:
     assert not [name for name in truth if got[name].dtype != truth[name].dtype]
     assert not [name for name in truth if not torch.equal(got[name], truth[name])]
     before = load_file(resumed / f"{case.name}.saved")
-    assert not torch.equal(before["recurrence.W_ZM"], truth["recurrence.W_ZM"])  # it did learn
+    for name in ("recurrence.W_ZM", "head.V_PF"):
+        assert not torch.equal(before[name], truth[name])  # it did learn
 
 
 @pytest.mark.parametrize("rule", [*RULES, "locked", "fallback"])

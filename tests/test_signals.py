@@ -68,7 +68,13 @@ def predictions(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_drains_and_snapshots(number: int, start: Start, tmp_path: Path) -> None:
     events = "".join(json.dumps({"y": n % 7}) + "\n" for n in range(3000))
     (tmp_path / "events.jsonl").write_text(events)
@@ -83,6 +89,7 @@ def test_a_signal_drains_and_snapshots(number: int, start: Start, tmp_path: Path
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_at_once(start: Start, tmp_path: Path) -> None:
     (tmp_path / "stuck.py").write_text(
         "import time\n"
@@ -101,9 +108,10 @@ def test_a_second_signal_leaves_at_once(start: Start, tmp_path: Path) -> None:
     time.sleep(0.3)
     assert daemon.poll() is None  # it waits for the poll to come back
     daemon.send_signal(signal.SIGINT)
-    assert daemon.wait(5) == 1
+    assert daemon.wait(5) == 128 + signal.SIGINT
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_waiting_for_a_source_that_is_not_there(
     start: Start, tmp_path: Path
 ) -> None:
@@ -113,6 +121,7 @@ def test_a_signal_ends_the_waiting_for_a_source_that_is_not_there(
     assert daemon.wait(20) == 0
 
 
+@pytest.mark.slow
 def test_a_source_that_is_gone_for_too_long_is_exit_code_75(start: Start, tmp_path: Path) -> None:
     assert start(gone_s=0.3).wait(30) == 75
     log = (tmp_path / "log").read_text()

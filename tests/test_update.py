@@ -132,7 +132,7 @@ def test_a_state_of_other_parameters_is_refused() -> None:
     ("kind", "settings", "message"),
     [
         (Adam, {"lr": 0.0}, "lr must be positive, got 0.0"),
-        (Sgd, {"clip": 0.0}, "clip must be positive, got 0.0"),
+        (Sgd, {"clip": -1.0}, "clip must be positive, or 0 for no limit, got -1.0"),
         (Sgd, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         (Adam, {"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1.0"),
         (Adam, {"eps": 0.0}, "eps must be positive, got 0.0"),

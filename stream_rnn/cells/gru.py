@@ -5,7 +5,7 @@ Axes: B lanes, I inputs, N units, K = 1, G = 4 gates (r, z, nx, nh), S = N, Z = 
     r = sig(z_r)   z = sig(z_z)   v = tanh(z_nx + r z_nh)   h_t = (1 - z) v + z h_tm1
 
 One weight matrix with structural zeros ("masked" form): the rows nx read no h, the rows nh no x.
-Derivatives (algorithms.md 1): with d = (1 - z)(1 - v^2),
+Derivatives (docs/algorithms.md 3.2): with d = (1 - z)(1 - v^2),
     dh/dz_nx = d,  dh/dz_nh = d r,  dh/dz_r = d z_nh r (1 - r),  dh/dz_z = (h_tm1 - v) z (1 - z).
 """
 

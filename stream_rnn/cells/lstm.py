@@ -4,7 +4,7 @@ Axes: B lanes, I inputs, N units, K = 2 blocks (h, c), G = 4 gates, S = 2N, Z = 
 
     c_t = f c_tm1 + i g        h_t = o tanh(c_t)
 
-Derivatives (algorithms.md 1): with T = tanh(c_t) and kappa = o (1 - T^2),
+Derivatives (docs/algorithms.md 3.3): with T = tanh(c_t) and kappa = o (1 - T^2),
     dc/dz = (g i (1-i), c_tm1 f (1-f), i (1-g^2), 0),   dh/dz = kappa dc/dz + (0, 0, 0, T o (1-o)),
     dc/dc_tm1 = f,   dh/dc_tm1 = kappa f.
 """

@@ -28,7 +28,7 @@ class Credit(ABC):
     so that reset, idle lanes, rejection and checkpoints are written once over it. They take the
     dtype and device of the first linearization observed.
 
-    Bad credit (architecture.md 3.3): a lane whose influence or gradient comes out non-finite or
+    Bad credit (docs/algorithms.md 11.2): a lane whose influence or gradient comes out non-finite or
     larger than `EXPLODED` contributes nothing to this tick's gradient, its lane state restarts at
     zero, and `healthy()` says so. The event itself is innocent.
     """
@@ -42,7 +42,7 @@ class Credit(ABC):
         self.n_lanes = n_lanes
         self.lane_state = {}
         self._healthy_B: Tensor = torch.ones(n_lanes, dtype=torch.bool)
-        self._report: dict[str, Tensor] = {}
+        self._facts: dict[str, Tensor] = {}
 
     @abstractmethod
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
@@ -76,7 +76,7 @@ class Credit(ABC):
 
         Read by schedule; names from a closed set.
         """
-        return dict(self._report)
+        return {name: fact_B.amax() for name, fact_B in self._facts.items()}
 
     def reset(self, lanes_B: Tensor) -> None:
         """Forget everything about the lanes marked in `lanes_B` (bool)."""
@@ -122,9 +122,23 @@ def rows(mask_B: Tensor, tensor: Tensor) -> Tensor:
     return mask_B.view(-1, *([1] * (tensor.dim() - 1)))
 
 
-def is_sound(norm_squared_B: Tensor, limit: float = EXPLODED) -> Tensor:
+def norms(tensor: Tensor) -> Tensor:
+    """Euclidean norm of each lane, (B,)."""
+    norm_B: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1)
+    return norm_B
+
+
+def is_sound(norm_B: Tensor) -> Tensor:
     """(B,) bool: finite and not exploded. NaN compares false."""
-    return norm_squared_B <= limit * limit
+    return norm_B <= EXPLODED
+
+
+def outer_sum(p_BRZ: Tensor, v_BRM: Tensor, use_B: Tensor) -> Tensor:
+    """The sum of all outer products p v^T (Z, M) of the lanes marked; others may hold NaN."""
+    mask_B11 = use_B[:, None, None]
+    p_BRZ = torch.where(mask_B11, p_BRZ, 0.0)
+    v_BRM = torch.where(mask_B11, v_BRM, 0.0)
+    return p_BRZ.flatten(0, 1).T @ v_BRM.flatten(0, 1)
 
 
 class Randomness:

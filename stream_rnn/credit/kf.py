@@ -3,7 +3,7 @@
 Axes: B lanes, K blocks, G gates, N units, S = K*N, Z = G*N, M = I+N+1.
 
     G_t ~ u (x) A.    u' = c1 p1 u + c2 p2 a,    A' = c1 JA / p1 + c2 D / p2,
-    p1 = sqrt(|JA| / |u|),  p2 = sqrt(|D| / |a|),  c1, c2 fair signs.      (algorithms.md 5)
+    p1 = sqrt(|JA| / |u|),  p2 = sqrt(|D| / |a|),  c1, c2 fair signs.   (docs/algorithms.md 5)
 
 A summand of norm zero is dropped exactly.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Credit, Randomness, Signs, is_sound
+from stream_rnn.credit.base import Credit, Randomness, Signs, is_sound, norms, outer_sum
 from stream_rnn.linearization import Linearization
 
 
@@ -25,7 +25,7 @@ class Kf(Credit):
     """Unbiased for frozen W; one-step variance 2|u||a||JA||D| + 2<u,a><JA,D>.
 
     The gradient is read before the two summands are mixed: still unbiased, and without the newest
-    mixing's noise (algorithms.md 6.4).
+    mixing's noise (docs/algorithms.md 6.4).
     """
 
     def __init__(
@@ -48,24 +48,21 @@ class Kf(Credit):
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._like(q_BS)
-        lin = lin.where_live(live_B)
         B = self.n_lanes
         K, G, N = lin.drive_BKGN.shape[1:]
         u_BM, a_BM = self.lane_state["u_BM"], lin.u_BM
         JA_BSZ = lin.push(self.lane_state["A_BSZ"])
 
-        norm_JA = JA_BSZ.square().sum(dim=(1, 2)).sqrt()
-        norm_D = lin.drive_BKGN.square().sum(dim=(1, 2, 3)).sqrt()
-        norm_u, norm_a = u_BM.square().sum(dim=1).sqrt(), a_BM.square().sum(dim=1).sqrt()
+        norm_JA, norm_D = norms(JA_BSZ), norms(lin.drive_BKGN)
+        norm_u, norm_a = norms(u_BM), norms(a_BM)
         old_B, new_B = norm_u * norm_JA, norm_a * norm_D
-        sound_B = is_sound((old_B + new_B).square())
+        sound_B = is_sound(old_B + new_B)
 
-        q_BS = torch.where((live_B & sound_B)[:, None], q_BS, 0.0)
-        # where, not times zero: an unsound lane may hold NaN
-        p_old_BZ = torch.einsum("bs,bsz->bz", q_BS, JA_BSZ)
-        p_old_BZ = torch.where(sound_B[:, None], p_old_BZ, 0.0)
-        safe_u_BM = torch.where(sound_B[:, None], u_BM, 0.0)
-        self._gradient_ZM = p_old_BZ.T @ safe_u_BM + lin.pull_drive(q_BS).T @ a_BM
+        # both summands side by side: dW = sum over lanes of p_old u^T + p_new a^T
+        p_old_B1Z = torch.bmm(q_BS[:, None], JA_BSZ)
+        p_B2Z = torch.cat((p_old_B1Z, lin.pull_drive(q_BS)[:, None]), dim=1)
+        v_B2M = torch.stack((u_BM, a_BM), dim=1)
+        self._gradient_ZM = outer_sum(p_B2Z, v_B2M, live_B & sound_B)
 
         signs_B2 = self._randomness.draw((B, 2)).to(JA_BSZ)
         ones = torch.ones_like(norm_u)
@@ -80,7 +77,7 @@ class Kf(Credit):
         self._commit("u_BM", u_new_BM, live_B, sound_B)
         self._commit("A_BSZ", A_new_BSZ, live_B, sound_B)
         self._healthy_B = sound_B | ~live_B
-        self._report = {"influence_norm": (old_B + new_B).amax()}
+        self._facts = {"influence_norm": old_B + new_B}
 
     @override
     def gradient(self) -> Tensor:

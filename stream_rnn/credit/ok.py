@@ -1,15 +1,16 @@
 """OK: the optimal Kronecker-sum estimate of the influence (Benzing et al. 2019), improved.
 
-Axes: B lanes, C chunks, K blocks, G gates, N units, S = K*N, Z = G*N, L columns of a chunk,
-M = I+N+1, R = rank.
+Axes: B lanes, C chunks, Q = B*C problems, K blocks, G gates, N units, S = K*N, Z = G*N, g groups of
+rows of W that are pushed together, L rows of a group, P entries of A in a chunk, M = I+N+1, R = rank,
+r = R+1 summands before the projection.
 
     G_t ~ sum_i u_i (x) A_i, i = 1..r.  Each tick adds the summand a_t (x) D_t to the pushed ones
     (exactly), then reduces r + 1 summands to r: unbiased, and of the least variance possible.
 
-Better than the published method in three ways (algorithms.md 6.4): the symmetric split (the
+Better than the published method in three ways (docs/algorithms.md 6.3): the symmetric split (the
 released code's split is unbiased but not minimal), the gradient read before the projection, and
-chunks: one rank-r sum for each group of rows of W. Equations: algorithms.md 6.1; small matrices:
-speed.md 1.4.
+chunks: one rank-r sum for each group of rows of W. Equations: docs/algorithms.md 6.1; small
+matrices: docs/algorithms.md 6.6.
 """
 
 from __future__ import annotations
@@ -76,31 +77,39 @@ class Ok(Credit):
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._like(q_BS)
-        lin = lin.where_live(live_B)
         # r + 1 summands, exactly J G + D (x) a
         V_BCMr = self._append_input(lin)
         A_BgSLr = self._push_and_append_drive(lin)
-        P_BCPr = self._by_chunk(A_BgSLr)
+        V_QMr, P_QPr = V_BCMr.flatten(0, 1), self._by_problem(A_BgSLr)
 
-        gram_A = (P_BCPr.transpose(-1, -2) @ P_BCPr).double()
-        V64 = V_BCMr.double()
-        gram_V = V64.transpose(-1, -2) @ V64
-        norm_squared_B = (gram_A * gram_V).sum(dim=(1, 2, 3))
-        sound_B = is_sound(norm_squared_B)
-        sound_B1 = sound_B[:, None, None, None]
+        V64 = V_QMr.double()
+        gram_V = torch.bmm(V64.transpose(1, 2), V64)
+        gram_A = torch.bmm(P_QPr.transpose(1, 2), P_QPr).double()
+        norm_B = (gram_V * gram_A).view(self.n_lanes, -1).sum(dim=1).sqrt()
+        sound_B = is_sound(norm_B)
+        use_B = live_B & sound_B
 
-        q_BS = torch.where((live_B & sound_B)[:, None], q_BS, 0.0)
-        self._gradient_ZM = self._read_gradient(A_BgSLr, V_BCMr, q_BS, sound_B1)
+        self._gradient_ZM = self._read_gradient(A_BgSLr, V_BCMr, q_BS, use_B)
 
-        gram = torch.where(sound_B1, torch.stack((gram_V, gram_A)), 0.0)
-        mix_V, mix_A, variance_BC = self._reduce(gram, V_BCMr, P_BCPr)
-        U_BCMR = V_BCMr @ mix_V.to(V_BCMr.dtype)
-        A_BCPR = P_BCPr @ mix_A.to(V_BCMr.dtype)
-        self._commit("U_BCMR", U_BCMR, live_B, sound_B)
-        self._commit("A_BgSLR", self._by_group(A_BCPR), live_B, sound_B)
+        # the Gram matrices of lanes that hold NaN become zero: nothing to reduce
+        gram = torch.cat((gram_V, gram_A)).view(2, self.n_lanes, -1)
+        gram = torch.where(use_B[:, None], gram, 0.0).view(-1, *gram_V.shape[1:])
+        mix_V, mix_A, variance_Q = self._reduce(gram, V_QMr, P_QPr)
+        U_QMR = torch.bmm(V_QMr, mix_V.to(V_QMr.dtype))
+        A_QPR = torch.bmm(P_QPr, mix_A.to(V_QMr.dtype))
+        self._commit("U_BCMR", U_QMR, live_B, sound_B)
+        self._commit("A_BgSLR", self._by_group(A_QPR), live_B, sound_B)
         self._healthy_B = sound_B | ~live_B
-        share_B = variance_BC.sum(dim=1) / norm_squared_B.clamp(min=torch.finfo(torch.float64).tiny)
-        self._report = {"influence_norm": norm_squared_B.amax().sqrt(), "noise": share_B.amax()}
+        self._facts = {"influence_norm": norm_B, "variance": variance_Q}
+
+    @override
+    def report(self) -> dict[str, Tensor]:
+        if not self._facts:
+            return {}
+        norm_B, variance_Q = self._facts["influence_norm"], self._facts["variance"]
+        variance_B = variance_Q.view(self.n_lanes, -1).sum(dim=1)
+        share_B = variance_B / norm_B.square().clamp(min=1e-300)
+        return {"influence_norm": norm_B.amax(), "noise": share_B.amax()}
 
     @override
     def gradient(self) -> Tensor:
@@ -115,7 +124,7 @@ class Ok(Credit):
         super().load_state_dict(state)
         self._randomness.load_state_dict(state)
 
-    # The steps of algorithms.md 6.1 ---------------------------------------------------------------
+    # The steps of docs/algorithms.md 6.1 ----------------------------------------------------------
 
     def _append_input(self, lin: Linearization) -> Tensor:
         """V = [U, a], (B, C, M, R+1)."""
@@ -134,48 +143,57 @@ class Ok(Credit):
         out[..., R] = D_BgSL
         return out
 
-    def _by_chunk(self, A_BgSLr: Tensor) -> Tensor:
-        """(B, g, S, L, r) -> (B, C, P, r), P the entries of a chunk."""
-        B, groups, S, L, r = A_BgSLr.shape
+    def _by_problem(self, A_BgSLr: Tensor) -> Tensor:
+        """(B, g, S, L, r) -> (Q, P, r): the entries of each chunk of each lane."""
+        B, _, S, L, r = A_BgSLr.shape
         if self.chunks == "row":
-            return A_BgSLr.view(B, S, L, r).transpose(1, 2)
-        return A_BgSLr.view(B, groups, S * L, r)
+            return A_BgSLr.view(B, S, L, r).transpose(1, 2).flatten(0, 1)
+        return A_BgSLr.view(B * self._n_chunks, S * L, r)
 
-    def _by_group(self, A_BCPR: Tensor) -> Tensor:
-        """The inverse of `_by_chunk`."""
+    def _by_group(self, A_QPR: Tensor) -> Tensor:
+        """The inverse of `_by_problem`."""
+        shape = self.lane_state["A_BgSLR"].shape
         if self.chunks == "row":
-            A_BCPR = A_BCPR.transpose(1, 2).contiguous()
-        return A_BCPR.view(self.lane_state["A_BgSLR"].shape)
+            A_QPR = A_QPR.view(shape[0], shape[3], shape[2], shape[4]).transpose(1, 2)
+        return A_QPR.reshape(shape)
 
     def _read_gradient(
-        self, A_BgSLr: Tensor, V_BCMr: Tensor, q_BS: Tensor, sound_B1: Tensor
+        self, A_BgSLr: Tensor, V_BCMr: Tensor, q_BS: Tensor, use_B: Tensor
     ) -> Tensor:
-        """The sum dW = sum_i (A_i^T q) v_i^T over all r + 1 summands, before the projection."""
+        """The gradient, dW = sum_i (A_i^T q) v_i^T over all r + 1 summands, before the projection."""
         B, groups, S, L, r = A_BgSLr.shape
         p_BgLr = q_BS[:, None, None, :] @ A_BgSLr.view(B, groups, S, L * r)
-        p_BCLr = p_BgLr.view(B, self._n_chunks, -1, r)
-        p_BCLr = torch.where(sound_B1, p_BCLr, 0.0)
-        V_BCMr = torch.where(sound_B1, V_BCMr, 0.0)
-        dW_CLM = torch.einsum("bclr,bcmr->clm", p_BCLr, V_BCMr)
-        return dW_CLM.reshape(self.cell.weight_shape)
+        # chunk by chunk one product over lanes and summands; where: a masked lane may hold NaN
+        mask_B11 = use_B[:, None, None, None]
+        p_BCLr = torch.where(mask_B11, p_BgLr.view(B, self._n_chunks, -1, r), 0.0)
+        V_BCMr = torch.where(mask_B11, V_BCMr, 0.0)
+        p_CLQ = p_BCLr.permute(1, 2, 0, 3).flatten(2)
+        V_CQM = V_BCMr.permute(1, 0, 3, 2).flatten(1, 2)
+        return torch.bmm(p_CLQ, V_CQM).view(self.cell.weight_shape)
 
-    def _reduce(
-        self, gram_2BCrr: Tensor, V_BCMr: Tensor, P_BCPr: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The (r+1) x r mixing matrices of both sides, and the variance they cost."""
-        double = V_BCMr.dtype == torch.float64
-        floor = gram_2BCrr.new_full((2, 1, 1, 1), 1e-15)  # filled on the device: nothing is copied
+    def _reduce(self, gram: Tensor, V_QMr: Tensor, P_QPr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The (r+1) x r mixing matrices of both sides, and the variance they cost.
+
+        `gram` holds the Gram matrices of all V, then those of all P, (2Q, r+1, r+1).
+        """
+        Q = V_QMr.shape[0]
+        double = V_QMr.dtype == torch.float64
+        floor = gram.new_full((2 * Q, 1), 1e-15)  # filled on the device: nothing is copied
         if not double:
-            floor[1].fill_(1e-6)
-        R, T = floored_cholesky(gram_2BCrr, floor)
+            floor[Q:].fill_(1e-6)
+        R, T = floored_cholesky(gram, floor)
         if double:
             # Gram sums square the condition; a second pass over the orthogonalized columns brings
             # float64 data back to rounding, so that dependent columns are seen as such
-            Q_V, Q_P = V_BCMr @ T[0], P_BCPr @ T[1]
-            again = torch.stack((Q_V.transpose(-1, -2) @ Q_V, Q_P.transpose(-1, -2) @ Q_P))
+            V_QMr, P_QPr = torch.bmm(V_QMr, T[:Q]), torch.bmm(P_QPr, T[Q:])
+            again = torch.cat(
+                (torch.bmm(V_QMr.transpose(1, 2), V_QMr), torch.bmm(P_QPr.transpose(1, 2), P_QPr))
+            )
             R_2, T_2 = floored_cholesky(torch.nan_to_num(again, 0.0, 0.0, 0.0), floor)
-            R, T = R_2 @ R, T @ T_2
-        P, sigma, Z = jacobi_svd(R[0] @ R[1].transpose(-1, -2))
-        signs_BCr = self._randomness.draw(sigma.shape).to(sigma)
-        L, variance_BC = mixing(sigma, signs_BCr, rtol=1e-13 if double else 1e-6)
-        return T[0] @ (P @ L), T[1] @ (Z @ L), variance_BC
+            R, T = torch.bmm(R_2, R), torch.bmm(T, T_2)
+        P, sigma, Z = jacobi_svd(torch.bmm(R[:Q], R[Q:].transpose(1, 2)))
+        signs = self._randomness.draw((self.n_lanes, self._n_chunks, self.rank + 1))
+        signs_Qr = signs.to(sigma).view(sigma.shape)
+        L, variance_Q = mixing(sigma, signs_Qr, rtol=1e-13 if double else 1e-6)
+        mixed = torch.bmm(T, torch.bmm(torch.cat((P, Z)), torch.cat((L, L))))
+        return mixed[:Q], mixed[Q:], variance_Q

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Credit, is_sound
+from stream_rnn.credit.base import Credit, is_sound, norms
 from stream_rnn.linearization import Linearization
 
 
@@ -20,7 +20,7 @@ class Rtrl(Credit):
     """Exact, no variance; equals backpropagation through all of time for frozen W.
 
     While W is being learned the influence is d s_t / d eps of the trajectory really taken, replayed
-    with every W_1..W_t replaced by W_1 + eps .. W_t + eps (algorithms.md 11.3).
+    with every W_1..W_t replaced by W_1 + eps .. W_t + eps (docs/algorithms.md 7.3).
     """
 
     def __init__(self, cell: Cell, n_lanes: int) -> None:
@@ -32,21 +32,20 @@ class Rtrl(Credit):
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._like(q_BS)
-        lin = lin.where_live(live_B)
         B, S, Z, M = self.lane_state["G_BSZM"].shape
         K, G, N = lin.drive_BKGN.shape[1:]
         G_BSQ = lin.push(self.lane_state["G_BSZM"].view(B, S, Z * M))
         immediate_BKGMN = lin.drive_BKGN[:, :, :, None] * lin.u_BM[:, None, None, :, None]
         G_BSQ.view(B, K, N, G, N, M).diagonal(dim1=2, dim2=4).add_(immediate_BKGMN)
-        norm_squared_B = G_BSQ.square().sum(dim=(1, 2))
-        sound_B = is_sound(norm_squared_B)
-        q_BS = torch.where((live_B & sound_B)[:, None], q_BS, 0.0)
-        # where, not times zero: an unsound lane may hold NaN
+        norm_B = norms(G_BSQ)
+        sound_B = is_sound(norm_B)
+        # where, not times zero: a lane that is unsound or not live may hold NaN
         dW_BQ = torch.bmm(q_BS[:, None], G_BSQ)[:, 0]
-        self._gradient_ZM = torch.where(sound_B[:, None], dW_BQ, 0.0).sum(dim=0).view(Z, M)
+        dW_BQ = torch.where((live_B & sound_B)[:, None], dW_BQ, 0.0)
+        self._gradient_ZM = dW_BQ.sum(dim=0).view(Z, M)
         self._commit("G_BSZM", G_BSQ, live_B, sound_B)
         self._healthy_B = sound_B | ~live_B
-        self._report = {"influence_norm": norm_squared_B.amax().sqrt()}
+        self._facts = {"influence_norm": norm_B}
 
     @override
     def gradient(self) -> Tensor:

@@ -19,7 +19,7 @@ def floored_cholesky(gram_nn: Tensor, floor: Tensor | float) -> tuple[Tensor, Te
 
     A pivot below `floor` times its original diagonal entry is raised to that. For any such R and T
     `(V T)(R ...)` reproduces V, so an estimate built on them stays unbiased whatever the rounding of
-    the Gram sums; only its variance depends on them (speed.md 1.4). A column that is exactly zero is
+    the Gram sums; only its variance depends on them (docs/algorithms.md 6.6). A column that is exactly zero is
     dropped exactly: its row of R and its column of T are zero.
     """
     n = gram_nn.shape[-1]
@@ -103,8 +103,17 @@ def _orthogonalize(W_bn2n: Tensor, sweeps: int) -> Tensor:
     return W_bn2n[:, :n]
 
 
+@functools.cache
+def _places(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """0..n-1; n-1..1; the map from values to their tail sums; the unit matrix."""
+    places = torch.arange(n)
+    ones = torch.ones(n, n, dtype=torch.float64)
+    constants = (places, (n - 1 - places[:-1]).double(), ones.tril(), torch.eye(n).double())
+    return tuple(constant.to(device) for constant in constants)  # type: ignore[return-value]
+
+
 def mixing(sigma: Tensor, signs: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
-    """The matrix L (..., r+1, r) of algorithms.md 6.1, steps 4 to 8, and the variance it costs.
+    """The matrix L (..., r+1, r) of docs/algorithms.md 6.1, steps 4 to 8, and the variance it costs.
 
     E[L L^T] over the signs is diag(sigma); E|P L L^T Z^T - P diag(sigma) Z^T|^2 is the minimum over
     all unbiased estimates of rank r: `s^2/q - sum of the mixed sigma^2`.
@@ -116,23 +125,20 @@ def mixing(sigma: Tensor, signs: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
     """
     n = sigma.shape[-1]
     r = n - 1
-    sigma = torch.where(sigma < rtol * sigma[..., :1], 0.0, sigma)
-    places = torch.arange(n, device=sigma.device)
-    tail = sigma.flip(-1).cumsum(-1).flip(-1)
-    mixable = (r - places[:r]) * sigma[..., :r] <= tail[..., :r]
+    places, left, tails, identity = _places(n, sigma.device)
+    sigma = sigma * (sigma >= rtol * sigma[..., :1])
+    tail = sigma @ tails
+    mixable = left * sigma[..., :r] <= tail[..., :r]
     p = (mixable.cumsum(-1) == 0).sum(-1, keepdim=True)  # kept exactly: the first p
     q = (r - p).to(sigma.dtype)
     s = tail.gather(-1, p)
     mixed = places >= p
-    empty = s <= 0
-    safe_s = torch.where(empty, 1.0, s)
-    z = (1 - q * sigma / safe_s).clamp(min=0).sqrt() * mixed
-    z = torch.where(empty, (places == r).to(sigma.dtype), z)
-    z = z / z.square().sum(-1, keepdim=True).sqrt()
-    w = z + (places == r)
-    X = torch.eye(n, dtype=sigma.dtype, device=sigma.device) - (
-        w[..., :, None] * w[..., None, :] / (1 + z[..., -1])[..., None, None]
-    )
+    share = sigma * q / s.clamp(min=torch.finfo(sigma.dtype).tiny)
+    # an empty tail leaves any unit vector: the rows it would fill are zero
+    z = (1 - share).clamp(min=0).sqrt() * mixed
+    z = z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
+    w = z + identity[-1]
+    X = identity[:, :r] - w[..., :, None] * (w[..., :r] / w[..., -1:])[..., None, :]
     d = torch.where(mixed, signs * (s / q).sqrt(), sigma.sqrt())
-    variance = s.square()[..., 0] / q[..., 0] - (sigma.square() * mixed).sum(-1)
-    return d[..., :, None] * X[..., :r], variance
+    variance = (s.square() / q)[..., 0] - (sigma.square() * mixed).sum(-1)
+    return d[..., :, None] * X, variance

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Credit, is_sound, rows
+from stream_rnn.credit.base import Credit, is_sound, norms, outer_sum, rows
 from stream_rnn.linearization import Linearization
 
 
@@ -107,31 +107,25 @@ class Tbptt(Credit):
         newest_B = state["newest_B"]
         lag_T = torch.arange(T, device=newest_B.device)
         slots_BT = (newest_B[:, None] - lag_T) % T
-        owed_TBS = state["owed_BTS"][self._lanes[:, None], slots_BT].transpose(0, 1)
-        J_h = state["J_h_BTSN"].view(B * T, K * N, N)
-        carry = state["carry_BTKKN"].view(B * T, K, K, N)
-        flat_TB = (self._lanes[:, None] * T + slots_BT).T.contiguous()
-        q_BS = owed_TBS[0]
-        q_of_lag = [q_BS]
+        # everything in the order of lags, newest first; q_TB1S turns from owed into carried back
+        order_TB = (self._lanes[:, None] * T + slots_BT).T.reshape(-1)
+        q_TB1S = self._ordered("owed_BTS", order_TB).view(T, B, 1, K * N)
+        J_h = self._ordered("J_h_BTSN", order_TB).view(T, B, K * N, N).unbind(0)
+        carry = self._ordered("carry_BTKKN", order_TB).view(T, B, K, K, N)[:, :, :, 1:].unbind(0)
+        q, q_h = q_TB1S.unbind(0), q_TB1S[..., :N].unbind(0)
+        q_K1N = q_TB1S.view(T, B, K, 1, N).unbind(0)
+        q_rest = q_TB1S.view(T, B, K, N)[:, :, 1:].unbind(0)
         for lag in range(1, T):
-            index_B = flat_TB[lag - 1]
-            back_BS = torch.bmm(q_BS[:, None, :], J_h.index_select(0, index_B))[:, 0]
+            q_h[lag].baddbmm_(q[lag - 1], J_h[lag - 1])
             if K > 1:
-                carry_BKKN = carry.index_select(0, index_B)[:, :, 1:]
-                rest = (carry_BKKN * q_BS.view(B, K, 1, N)).sum(dim=1)
-                back_BS = torch.cat((back_BS, rest.view(B, (K - 1) * N)), dim=1)
-            q_BS = owed_TBS[lag] + back_BS
-            q_of_lag.append(q_BS)
-        q_BTS = torch.stack(q_of_lag, dim=1)
+                q_rest[lag].add_((carry[lag - 1] * q_K1N[lag - 1]).sum(dim=1))
 
-        gathered = (self._lanes[:, None], slots_BT)
-        drive_BTKGN, u_BTM = state["drive_BTKGN"][gathered], state["u_BTM"][gathered]
-        p_BTZ = (drive_BTKGN * q_BTS.view(B, T, K, 1, N)).sum(dim=2).view(B, T, G * N)
-        sizes = (t.square().sum(dim=(1, 2)) for t in (q_BTS, p_BTZ, u_BTM))
-        sound_B = is_sound(sum(sizes, torch.zeros_like(q_BTS[:, 0, 0])))
-        p_BTZ = torch.where(sound_B[:, None, None], p_BTZ, 0.0)
-        u_BTM = torch.where(sound_B[:, None, None], u_BTM, 0.0)
-        gradient_ZM = p_BTZ.view(B * T, -1).T @ u_BTM.view(B * T, -1)
+        drive_TBKGN = self._ordered("drive_BTKGN", order_TB).view(T, B, K, G, N)
+        p_TBZ = (drive_TBKGN * q_TB1S.view(T, B, K, 1, N)).sum(dim=2).view(T, B, G * N)
+        u_TBM = self._ordered("u_BTM", order_TB).view(T, B, -1)
+        p_BTZ, u_BTM = p_TBZ.transpose(0, 1), u_TBM.transpose(0, 1)
+        sound_B = is_sound(norms(p_BTZ) + norms(u_BTM) + norms(q_TB1S.transpose(0, 1)))
+        gradient_ZM = outer_sum(p_BTZ, u_BTM, sound_B)
 
         state["owed_BTS"].zero_()
         self._healthy_B = sound_B
@@ -139,3 +133,7 @@ class Tbptt(Credit):
         # an unsound lane starts a new window
         self.reset(~sound_B)
         return gradient_ZM
+
+    def _ordered(self, name: str, order_TB: Tensor) -> Tensor:
+        """The slots of all lanes, (T*B, ...), in the given order: a copy."""
+        return self.lane_state[name].flatten(0, 1).index_select(0, order_TB)

@@ -15,7 +15,7 @@ class Adam(Update):
     """Equals `torch.optim.Adam` wherever `ok`.
 
     Unbiasedness is a statement about the gradient, not about Adam's step: with a noisy rule v
-    tracks noise and signal, so the step shrinks as the noise grows (algorithms.md 10).
+    tracks noise and signal, so the step shrinks as the noise grows (docs/algorithms.md 8.2).
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -38,12 +39,11 @@ class Update(ABC):
         Returns:
             bool, zero-dimensional: whether the update was made.
         """
-        norm = grads[0].square().sum()
+        norm = torch.linalg.vector_norm(grads[0])
         for grad in grads[1:]:
-            norm = norm + grad.square().sum()
-        norm = norm.sqrt()
+            norm = torch.hypot(norm, torch.linalg.vector_norm(grad))
         self._norm = norm
-        ok = ok & torch.isfinite(norm)
+        ok = ok & (norm < math.inf)  # NaN compares false
         if self.clip is not None:
             scale = (self.clip / norm.clamp(min=self.clip)).to(norm.dtype)
             grads = [grad * scale for grad in grads]

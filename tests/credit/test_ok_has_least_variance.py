@@ -1,6 +1,6 @@
 """One step of OK costs exactly the least variance any unbiased rank-r reduction can have.
 
-algorithms.md 6.2: with the singular values sigma of the r+1 summands' matrix, sorted, and the first
+docs/algorithms.md 6.2: with the singular values sigma of the r+1 summands' matrix, sorted, and the first
 p of them kept, the variance is `s^2/q - sum of the mixed sigma^2`, q = r - p, s = sum of the mixed.
 The truth here is torch.linalg.svd of the dense matrix, and the mean over ALL signs. float64.
 """
@@ -31,7 +31,7 @@ def all_signs(n: int) -> Tensor:
 
 
 def least_variance(M: Tensor, r: int) -> float:
-    """The bound of algorithms.md 6.2 for the matrix M, word for word."""
+    """The bound of docs/algorithms.md 6.2 for the matrix M, word for word."""
     sigma = torch.linalg.svdvals(M).tolist()[: r + 1]
     p = next(p for p in range(r) if (r - p) * sigma[p] <= sum(sigma[p:]) * (1 + 1e-14))
     s, q = sum(sigma[p:]), r - p
@@ -140,7 +140,7 @@ def test_rank_one_is_never_noisier_than_kf() -> None:
 
 
 def test_the_variance_of_kf_is_the_one_promised() -> None:
-    """2|u||a||JA||D| + 2<u,a><JA,D> (algorithms.md 5)."""
+    """2|u||a||JA||D| + 2<u,a><JA,D> (docs/algorithms.md 5)."""
     generator = torch.Generator().manual_seed(8)
     cell = Tanh(3, 4)
     lin = one_tick(generator, cell)

@@ -1,0 +1,347 @@
+"""The commands, as a person types them."""
+
+import http.client
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream_rnn import app, commands
+from stream_rnn.cli import _exit_code, cli
+from stream_rnn.runtime import Runtime
+from stream_rnn.spi import EndOfStream
+from stream_rnn.status import StatusServer
+from stream_rnn.testing import ListSink, ScriptedSource
+
+MINIMAL = """
+[source]
+kind = "jsonl"
+path = "events.jsonl"
+[task]
+kind = "forecast"
+target = "y"
+"""
+QUICK = (
+    MINIMAL
+    + """
+[learner]
+cell = { kind = "gru", units = 4 }
+credit = { kind = "rtrl" }
+"""
+)
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("events.jsonl").write_text("".join(f'{{"y": {n % 5}, "x": 1}}\n' for n in range(40)))
+    Path("config.toml").write_text(QUICK)
+
+
+def run(capfd: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> tuple[str, str]:
+    capfd.readouterr()
+    got = _exit_code(lambda: cli.main(list(arguments), standalone_mode=False))
+    out, err = capfd.readouterr()
+    assert got == code, err
+    return out, err
+
+
+def predictions(path: str = "state/predictions.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+# Help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.commands)], ids=str)
+def test_every_command_has_a_help_page(command: list[str]) -> None:
+    result = CliRunner().invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.output
+
+
+def test_help_loads_neither_torch_nor_river_nor_numpy() -> None:
+    code = (
+        "import sys\n"
+        "sys.argv = ['stream-rnn', 'run', '--help']\n"
+        "from stream_rnn.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code == 0, stop.code\n"
+        "print(sorted({'torch', 'river', 'numpy', 'zmq'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr.strip() == "[]"
+
+
+def test_python_dash_m_works_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_rnn", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert re.fullmatch(r"stream-rnn, version \d+\.\d+\.\d+\n", done.stdout)
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "a", "--max-events", "0"]])
+def test_a_mistyped_command_is_told_in_one_line(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, err = run(capfd, *arguments, code=2)
+    assert "Error: " in err
+    assert "Traceback" not in err
+
+
+# run ------------------------------------------------------------------------------------------
+
+
+def test_a_source_and_a_target_are_enough(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text(MINIMAL)
+    _, err = run(capfd, "run", "config.toml")
+    for word in ("lstm(units=32)", "ok(rank=", "tbptt(window=32)", "chosen", "replayable"):
+        assert word in err
+    lines = predictions()
+    assert len(lines) == 40
+    assert lines[-1].keys() == {
+        "id", "key", "partition", "position", "prediction", "step", "replayed", "scored",
+    }  # fmt: skip
+    assert lines[-1]["scored"].keys() == {"id", "target", "loss"}
+    assert lines[-1]["scored"]["id"] == lines[-2]["id"]
+
+
+def test_the_inputs_of_a_regression_are_found_out(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("events.jsonl").write_text(
+        "no JSON\n" + '{"id": "a", "y": 1, "x": 2, "ok": true, "c": "red", "at": [1]}\n' * 5
+    )
+    text = QUICK.replace("forecast", "regression")
+    Path("config.toml").write_text(text + '[lanes]\nkey = "id"\n')
+    out, _ = run(capfd, "show", "config.toml")
+    assert json.loads(out[: out.rindex("model fingerprint")])["features"] == {
+        "numeric": ["x", "ok"],
+        "categorical": ["c"],
+    }
+    run(capfd, "run", "config.toml")
+    assert len(predictions()) == 5
+
+
+@pytest.mark.parametrize("x", ["1e400", '"' + "x" * 1000 + '"', "9" * 400])
+def test_odd_values_in_the_first_event_do_not_hinder_finding_out_the_inputs(
+    x: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("events.jsonl").write_text(f'{{"y": 1, "x": {x}, "z": 2}}\n{{"y": 1, "z": 2}}\n' * 3)
+    Path("config.toml").write_text(QUICK.replace("forecast", "regression"))
+    out, _ = run(capfd, "show", "config.toml")
+    assert json.loads(out[: out.rindex("model fingerprint")])["features"]["numeric"] == ["z"]
+
+
+def test_part_of_the_learner_may_be_left_to_us(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text(MINIMAL + "[learner]\ncell = { kind = 'tanh', units = 4 }\n")
+    _, err = run(capfd, "check", "config.toml")
+    assert "tanh(units=4)" in err + _
+    Path("config.toml").write_text(MINIMAL + "[learner]\ncredit = { kind = 'rtrl' }\n")
+    out, _ = run(capfd, "check", "config.toml")
+    assert "lstm(units=32)" in out
+    assert "tbptt" not in out  # who names a rule gets that rule
+
+
+def test_it_resumes_and_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    _, err = run(capfd, "run", "config.toml", "--max-events", "15")
+    assert "fresh: no snapshot in state" in err
+    _, err = run(capfd, "run", "config.toml")
+    assert "resumes at step 15 from step-000000000015" in err
+    assert [line["step"] for line in predictions()] == list(range(1, 41))
+
+
+def test_the_host_is_a_stream(capfd: pytest.CaptureFixture[str]) -> None:
+    config = QUICK.replace('"jsonl"\npath = "events.jsonl"', '"host"\ninterval_s = 0.02')
+    Path("config.toml").write_text(config.replace('"y"', '["load1", "memory_used"]'))
+    _, err = run(capfd, "run", "config.toml", "--max-events", "3")
+    assert "at most once" in err
+    lines = predictions()
+    assert len(lines) == 3
+    assert lines[2]["prediction"].keys() == {"load1", "memory_used"}
+
+
+# check, show, evaluate, demo ------------------------------------------------------------------
+
+
+def test_check_says_what_is_sound(capfd: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(capfd, "check", "config.toml")
+    assert "closed-form derivatives equal numerical ones" in out
+    assert "the source opens" in out
+    assert "fresh: no snapshot" in out
+    assert not Path("state").exists()
+
+
+def test_check_of_a_source_that_is_not_there_yet_is_refused(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path("config.toml").write_text(QUICK.replace("events.jsonl", "later.jsonl"))
+    _, err = run(capfd, "check", "config.toml", code=78)
+    assert "later.jsonl" in err
+
+
+def test_check_looks_at_the_newest_snapshot(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        run(capfd, "run", "config.toml", "--max-events", "5")
+    out, _ = run(capfd, "check", "config.toml")
+    assert "resumes at step 15" in out
+
+
+def test_show_tells_the_effective_configuration(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text(MINIMAL)
+    out, _ = run(capfd, "show", "config.toml")
+    text, _, fingerprint = out.rpartition("model fingerprint ")
+    shown = json.loads(text)
+    assert shown["learner"]["cell"] == {"kind": "lstm", "units": 32}
+    assert shown["codec"] == {"kind": "json"}
+    assert re.fullmatch(r"[0-9a-f]{64}\n", fingerprint)
+
+
+def test_show_stars_secrets(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("vault.py").write_text(
+        "from connectors.jsonl import JsonlSource\n"
+        "class Source(JsonlSource):\n"
+        "    def __init__(self, path: str, password: str):\n"
+        "        super().__init__(path)\n"
+    )
+    text = QUICK.replace('"jsonl"', '"vault:Source"\npassword = "hunter2"')
+    Path("config.toml").write_text(text)
+    out, err = run(capfd, "show", "config.toml")
+    assert "hunter2" not in out + err
+    assert '"password": "********"' in out
+
+
+def test_show_tells_what_the_newest_snapshot_holds(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        run(capfd, "run", "config.toml", "--max-events", "5")
+    out, _ = run(capfd, "show", "state")
+    assert "step         10" in out
+    assert re.search(r"head\.V_PF +float32 \[1, ", out)
+    older, _ = run(capfd, "show", "state/step-000000000005")
+    assert "step         5\n" in older
+
+
+def test_show_of_a_folder_without_snapshots_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    _, err = run(capfd, "show", "empty", code=78)
+    assert err == "stream-rnn: empty: no snapshots here\n"
+
+
+def test_evaluate_prints_scores_beside_baselines_over_seeds(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out, _ = run(capfd, "evaluate", "config.toml", "--seeds", "2", "--plot", "x.html")
+    assert out.count("persistence") == 2
+    assert "over seeds: mean (least .. largest)" in out
+    assert "MAE" in out
+    assert Path("x.html").read_text().lstrip().lower().startswith("<!doctype html")
+    assert not Path("state").exists()
+
+
+def test_evaluate_scores_what_run_scores(capfd: pytest.CaptureFixture[str]) -> None:
+    out, _ = run(capfd, "evaluate", "config.toml", "--plot", "x.html")
+    _, err = run(capfd, "run", "config.toml")
+    rows = [line for line in out.splitlines() if line.startswith(("MAE", "RMSE"))]
+    assert len(rows) == 2
+    assert all(row in err for row in rows)
+
+
+def test_the_demo_clears_its_own_folder_only(capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        run(capfd, "demo", "--max-events", "5", "--out", "demo")
+    assert len(predictions("demo/predictions.jsonl")) == 5
+    Path("state").mkdir()
+    Path("state/precious").touch()
+    _, err = run(capfd, "demo", "--max-events", "5", "--out", ".", code=78)
+    assert "that no demo made" in err
+    assert Path("state/precious").exists()
+
+
+# The status page of a running daemon ----------------------------------------------------------
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def test_the_status_page_follows_the_daemon() -> None:
+    registry = CollectorRegistry()
+    job = app.build(
+        {
+            "source": {"kind": "synthetic"},
+            "task": {"kind": "forecast", "target": "y"},
+            "learner": {"cell": {"kind": "gru", "units": 4}, "credit": {"kind": "rtrl"}},
+        }
+    )
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Pausing(ListSink):
+        def write(self, records: Any) -> None:
+            super().write(records)
+            reached.set()
+            go_on.wait(10)
+
+    job.source = ScriptedSource([*({"y": n % 5} for n in range(20)), b"bad", EndOfStream()])
+    job.sinks, job.dead_letters = [Pausing()], ListSink()
+    from io import StringIO
+
+    from stream_rnn.console import Console
+
+    runtime: Runtime = commands.make_runtime(job, None, registry, Console(StringIO()))
+    pages: list[Callable[[], Any]] = [runtime.status, runtime.live, runtime.ready]
+    with StatusServer("127.0.0.1:0", registry, *pages) as server:
+        assert get(server.port, "/readyz")[0] == 503
+        assert "the source is not connected" in get(server.port, "/readyz")[1]
+        daemon = threading.Thread(target=runtime.run)
+        daemon.start()
+        assert reached.wait(10)
+        assert get(server.port, "/readyz") == (200, "ok\n")
+        assert get(server.port, "/livez") == (200, "ok\n")
+        status = json.loads(get(server.port, "/status")[1])
+        assert status["step"] == 20
+        assert status["events_rejected"] == {"decode": 1, "features": 0, "learn": 0}
+        go_on.set()
+        daemon.join(10)
+        code, text = get(server.port, "/metrics")
+    assert code == 200
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    values = {
+        name: {tuple(s.labels.values()): s.value for s in families[f"stream_rnn_{name}"].samples}
+        for name in (
+            "events_in", "events_applied", "events_rejected", "dead_letters", "predictions",
+            "prequential_loss", "baseline_loss", "gradient_norm", "fallback_level", "step",
+            "lag_events", "snapshot_age_seconds", "lanes_used", "build_info", "connected",
+            "prequential_metric", "guarantee_info", "feature_issues", "credit_info",
+        )
+    }  # fmt: skip
+    assert values["events_in"][("source",)] == 21
+    assert values["events_applied"][()] == 20
+    assert values["events_rejected"][("decode",)] == 1
+    assert values["dead_letters"][("decode",)] == 1
+    assert values["step"][()] == 20
+    assert values["credit_info"] == {("rtrl()",): 1}
+    assert values["prequential_metric"][("mae",)] > 0
+    assert any(s.name.endswith("_bucket") for s in families["stream_rnn_tick_seconds"].samples)
