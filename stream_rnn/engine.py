@@ -40,12 +40,14 @@ class Tick:
         learned: lanes whose loss entered the gradient.
         restarted: lanes whose influence restarted (bad credit).
         refused: whether a gradient was refused because it was not finite.
+        locked: whether the parameters had to wait (only windows with `every` > 1).
     """
 
     seconds: float
     learned: int
     restarted: int
     refused: bool
+    locked: bool = False
 
 
 @dataclass(slots=True)
@@ -427,4 +429,4 @@ def _tick_of(outcome: Outcome, seconds: float) -> Tick:
     refused = False
     if outcome.updated is not None and learned and not restarted:
         refused = not bool(outcome.updated)
-    return Tick(seconds, learned, restarted, refused)
+    return Tick(seconds, learned, restarted, refused, locked=outcome.updated is None)

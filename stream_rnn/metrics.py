@@ -26,9 +26,19 @@ from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 ACCIDENTS = ("decode", "features", "learn")  # where an event can be refused
-ISSUES = ("missing", "extra", "non_finite", "clipped", "unknown_category")
+ISSUES = (
+    "missing",
+    "extra",
+    "wrong_type",
+    "non_finite",
+    "absurd",
+    "clipped",
+    "unknown_category",
+    "unknown_class",
+    "bad_key",
+)
 TIMED = ("receive", "decode", "features", "step", "emit", "snapshot_copy")
-SKIPS = ("bad_event", "bad_credit", "locked", "frozen")
+SKIPS = ("bad_event", "bad_credit", "refused", "locked")
 MOVES = ("down", "up")
 TICK_S = (*(m * 10.0**e for e in range(-5, 0) for m in (1, 2.5, 5)), 1.0)
 LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)

@@ -253,6 +253,10 @@ class Runtime:
         self.metrics.credit_resets += tick.restarted
         if tick.restarted:
             self.metrics.update_skips["bad_credit"] += 1
+        elif tick.refused:
+            self.metrics.update_skips["refused"] += 1
+        elif tick.locked:
+            self.metrics.update_skips["locked"] += 1
         level = self.governor.observe(tick.restarted > 0 or tick.refused)
         if self.ladder is not None and level != self.ladder.level:
             before = self.rule()

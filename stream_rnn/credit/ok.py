@@ -1,8 +1,8 @@
 """OK: the optimal Kronecker-sum estimate of the influence (Benzing et al. 2019), improved.
 
 Axes: B lanes, C chunks, Q = B*C problems, K blocks, G gates, N units, S = K*N, Z = G*N, g groups of
-rows of W that are pushed together, L rows of a group, P entries of A in a chunk, M = I+N+1, R = rank,
-r = R+1 summands before the projection.
+rows of W that are pushed together, L rows of a group, P entries of A in a chunk, M = I+N+1,
+R = rank, r = R+1 summands before the projection.
 
     G_t ~ sum_i u_i (x) A_i, i = 1..r.  Each tick adds the summand a_t (x) D_t to the pushed ones
     (exactly), then reduces r + 1 summands to r: unbiased, and of the least variance possible.
@@ -160,7 +160,7 @@ class Ok(Credit):
     def _read_gradient(
         self, A_BgSLr: Tensor, V_BCMr: Tensor, q_BS: Tensor, use_B: Tensor
     ) -> Tensor:
-        """The gradient, dW = sum_i (A_i^T q) v_i^T over all r + 1 summands, before the projection."""
+        """The sum dW = sum_i (A_i^T q) v_i^T over all r + 1 summands, before the projection."""
         B, groups, S, L, r = A_BgSLr.shape
         p_BgLr = q_BS[:, None, None, :] @ A_BgSLr.view(B, groups, S, L * r)
         # chunk by chunk one product over lanes and summands; where: a masked lane may hold NaN

@@ -18,9 +18,9 @@ def floored_cholesky(gram_nn: Tensor, floor: Tensor | float) -> tuple[Tensor, Te
     """Upper triangular R with R^T R ~ gram, and T with R T = I.
 
     A pivot below `floor` times its original diagonal entry is raised to that. For any such R and T
-    `(V T)(R ...)` reproduces V, so an estimate built on them stays unbiased whatever the rounding of
-    the Gram sums; only its variance depends on them (docs/algorithms.md 6.6). A column that is exactly zero is
-    dropped exactly: its row of R and its column of T are zero.
+    `(V T)(R ...)` reproduces V, so an estimate built on them stays unbiased whatever the rounding
+    of the Gram sums; only its variance depends on them (docs/algorithms.md 6.6). A column that is
+    exactly zero is dropped exactly: its row of R and its column of T are zero.
     """
     n = gram_nn.shape[-1]
     identity_nn = torch.eye(n, dtype=gram_nn.dtype, device=gram_nn.device)
@@ -113,7 +113,7 @@ def _places(n: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 
 def mixing(sigma: Tensor, signs: Tensor, rtol: float) -> tuple[Tensor, Tensor]:
-    """The matrix L (..., r+1, r) of docs/algorithms.md 6.1, steps 4 to 8, and the variance it costs.
+    """The L (..., r+1, r) of docs/algorithms.md 6.1, steps 4 to 8, and the variance it costs.
 
     E[L L^T] over the signs is diag(sigma); E|P L L^T Z^T - P diag(sigma) Z^T|^2 is the minimum over
     all unbiased estimates of rank r: `s^2/q - sum of the mixed sigma^2`.

@@ -1,7 +1,8 @@
 """One step of OK costs exactly the least variance any unbiased rank-r reduction can have.
 
-docs/algorithms.md 6.2: with the singular values sigma of the r+1 summands' matrix, sorted, and the first
-p of them kept, the variance is `s^2/q - sum of the mixed sigma^2`, q = r - p, s = sum of the mixed.
+docs/algorithms.md 6.2: with the singular values sigma of the r+1 summands' matrix, sorted, and the
+first p of them kept, the variance is `s^2/q - sum of the mixed sigma^2`, q = r - p, s = sum of the
+mixed.
 The truth here is torch.linalg.svd of the dense matrix, and the mean over ALL signs. float64.
 """
 

@@ -1,7 +1,7 @@
 """The published split of OK's projection is unbiased too, and never less noisy than ours. float64.
 
-With C = P diag(sigma) Z^T and the L of `mixing`, ours keeps (P L)(Z L)^T; the published program keeps
-(P diag(sigma)^-1/2 L)(Z diag(sigma)^1/2 L)^T (docs/algorithms.md 6.3).
+With C = P diag(sigma) Z^T and the L of `mixing`, ours keeps (P L)(Z L)^T; the published program
+keeps (P diag(sigma)^-1/2 L)(Z diag(sigma)^1/2 L)^T (docs/algorithms.md 6.3).
 """
 
 from __future__ import annotations
