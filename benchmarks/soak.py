@@ -19,9 +19,10 @@ import psutil
 from prometheus_client import CollectorRegistry
 
 from stream_rnn import app
-from stream_rnn.commands import make_runtime, open_store
 from stream_rnn.console import Console
-from stream_rnn.engine import Tick
+from stream_rnn.daemon import make_runtime
+from stream_rnn.frames import Tick
+from stream_rnn.resuming import open_store
 
 PARTS = 10
 

@@ -114,8 +114,8 @@ def daemon_rate(kind: str, n_events: int) -> float:
     from prometheus_client import CollectorRegistry
 
     from stream_rnn import app
-    from stream_rnn.commands import make_runtime
     from stream_rnn.console import Console
+    from stream_rnn.daemon import make_runtime
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "events.jsonl"

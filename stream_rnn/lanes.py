@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from stream_rnn.features import MAX_CHARS, BadEvent, category
 from stream_rnn.spi import Event, Record
+from stream_rnn.values import MAX_CHARS, BadEvent, category
+
+Batching = Literal["event", "log", "time"]
+"""What a tick takes in: one event, a block that follows from the events alone, or a poll's."""
 
 
 class Lanes:

@@ -19,10 +19,11 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from stream_rnn import app, codec, config
+from stream_rnn import codec, config, settings
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES
-from stream_rnn.features import Calendar, Features
+from stream_rnn.cycles import Calendar
+from stream_rnn.features import Features
 from stream_rnn.health import Governor
 from stream_rnn.spi import Sink, Source
 from stream_rnn.tasks import TASKS
@@ -57,23 +58,23 @@ between two runs.
 """
 
 NOTES: dict[type, dict[str, str]] = {
-    app.State: {
+    settings.State: {
         "dir": "folder of the snapshots; one daemon at a time.",
         "every_s": "seconds between snapshots; 10 unless a schedule is given.",
         "every_events": "events between snapshots, for snapshots at reproducible points.",
         "keep": "snapshots kept; a damaged newest one falls back to the one before.",
     },
-    app.DeadLetters: {
+    settings.DeadLetters: {
         "path": "the file; by default `dead_letters.jsonl` in the state folder.",
         "keep_bytes": "of the original event kept in its dead letter (base64), at most.",
         "max_bytes": "size beyond which the file is rotated.",
         "keep": "how many rotated files stay.",
     },
-    app.MetricsTable: {
+    settings.MetricsTable: {
         "address": '"HOST:PORT" of the status server; port 0 takes a free one.',
         "insecure": "allow an address that other machines can reach.",
     },
-    app.LanesTable: {
+    settings.LanesTable: {
         "key": "field that tells the streams apart; without one there is a single stream.",
         "capacity": "streams held at once; 1 without a key, 64 with one. When it is full, the "
         "stream unseen for longest loses its hidden state.",
@@ -157,13 +158,13 @@ def _sections() -> Iterator[str]:
         yield _section(f'`kind = "{name}"`', task)
     yield _section("`[features]`", Features, level=2)
     yield _section("`calendar = { ... }`", Calendar)
-    yield _section("`[lanes]`", app.LanesTable, "Streams that share what is learned.", level=2)
+    yield _section("`[lanes]`", settings.LanesTable, "Streams that share what is learned.", level=2)
     learner = frozenset(HIDDEN - {"cell"})
     note = (
         "`cell`, `credit`, `fallback` and the optimizers are tables with a `kind` of their own, "
         'below;\na class of yours is `"module:Class"`. The banner says what was chosen, and why.'
     )
-    yield _section("`[learner]`", app.LearnerTable, note, level=2, hidden=learner)
+    yield _section("`[learner]`", settings.LearnerTable, note, level=2, hidden=learner)
     for title, table in (
         ("cell", CELLS),
         ("credit", RULES),
@@ -179,10 +180,10 @@ def _sections() -> Iterator[str]:
     for name, sink in _plug_ins("stream_rnn.sinks", Sink):
         yield _section(f'`kind = "{name}"`', sink)
     for name, called in (
-        ("state", app.State),
-        ("dead_letter", app.DeadLetters),
-        ("limits", app.Limits),
-        ("metrics", app.MetricsTable),
+        ("state", settings.State),
+        ("dead_letter", settings.DeadLetters),
+        ("limits", settings.Limits),
+        ("metrics", settings.MetricsTable),
     ):
         yield _section(f"`[{name}]`", called, level=2)
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from stream_rnn.baselines import Count, Finite, require_at_least, require_same, restored
-from stream_rnn.prequential import Row
+from stream_rnn.scores import Row
+from stream_rnn.scores.saved import Count, Finite, require_at_least, require_same, restored
 from stream_rnn.spi import SettingError
 
 if TYPE_CHECKING:
@@ -276,7 +276,17 @@ def _draw_loss(axes: Axes, recorder: Recorder, loss: str, baseline: str) -> None
     values = [v for p in points for v in (p.loss, p.baseline_loss) if v is not None]
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
+        _label_plainly(axes)
     _finish(axes, "Loss, exponentially weighted mean (lower is better)", loss)
+
+
+def _label_plainly(axes: Axes) -> None:
+    """Numbers as text: the default labels of a log axis are mathematics, which is not parsed."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _line_of(

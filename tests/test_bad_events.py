@@ -12,10 +12,12 @@ import pytest
 import torch
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import app, commands
+from stream_rnn import app
 from stream_rnn.checkpoint import Store
 from stream_rnn.console import Console
+from stream_rnn.daemon import make_runtime
 from stream_rnn.runtime import Runtime
+from stream_rnn.settings import Limits
 from stream_rnn.spi import EndOfStream, Event
 from stream_rnn.testing import ListSink, ScriptedSource
 
@@ -132,14 +134,14 @@ def run(kind: str, stream: list[bytes], folder: Path) -> Runtime:
     job.sinks = [ListSink()]
     store = Store(folder / "state")
     store.open()
-    runtime = commands.make_runtime(job, store, CollectorRegistry(), Console(io.StringIO()))
+    runtime = make_runtime(job, store, CollectorRegistry(), Console(io.StringIO()))
     runtime.run()
     store.close()
     return runtime
 
 
 def written(runtime: Runtime) -> list[Record]:
-    sink = runtime.sinks[0]
+    sink = runtime.outputs.sinks[0]
     assert isinstance(sink, ListSink)
     return sink.records
 
@@ -202,8 +204,8 @@ def test_the_dead_letter_file_is_bounded(tmp_path: Path) -> None:
     tables = TASKS["forecast"] | {"source": {"kind": "synthetic"}, "dead_letter": letters}
     job = app.build(tables | {"state": {"dir": str(tmp_path)}})
     job.sinks, job.source = [], ScriptedSource([b"\xff" * 1000] * 300 + [EndOfStream()])
-    job.limits = app.Limits(poll_events=1)
-    commands.make_runtime(job, None, CollectorRegistry(), Console(io.StringIO())).run()
+    job.limits = Limits(poll_events=1)
+    make_runtime(job, None, CollectorRegistry(), Console(io.StringIO())).run()
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == ["dead.jsonl", "dead.jsonl.1"]
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 40_000

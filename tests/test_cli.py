@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream_rnn import app, commands
+from stream_rnn import app
 from stream_rnn.cli import _exit_code, cli
+from stream_rnn.daemon import make_runtime
 from stream_rnn.runtime import Runtime
 from stream_rnn.spi import EndOfStream
 from stream_rnn.status import StatusServer
@@ -310,8 +311,8 @@ def test_the_status_page_follows_the_daemon() -> None:
 
     from stream_rnn.console import Console
 
-    runtime: Runtime = commands.make_runtime(job, None, registry, Console(StringIO()))
-    pages: list[Callable[[], Any]] = [runtime.status, runtime.live, runtime.ready]
+    runtime: Runtime = make_runtime(job, None, registry, Console(StringIO()))
+    pages: list[Callable[[], Any]] = [runtime.watch.status, runtime.watch.live, runtime.watch.ready]
     with StatusServer("127.0.0.1:0", registry, *pages) as server:
         assert get(server.port, "/readyz")[0] == 503
         assert "the source is not connected" in get(server.port, "/readyz")[1]

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_rnn.features import BadEvent, Calendar, Features, Scaler, category, number
+from stream_rnn.cycles import Calendar
+from stream_rnn.features import Features
+from stream_rnn.scaler import Scaler
+from stream_rnn.values import BadEvent
 
 
 def restored(features: Features, like: Features) -> Features:
@@ -36,55 +39,6 @@ def record(n: int) -> dict[str, Any]:
         "color": "red" if n % 2 else "blue",
         "at": 1_700_000_000 + 600 * n,
     }
-
-
-@pytest.mark.parametrize(
-    ("value", "issue"),
-    [
-        (None, "missing"),
-        ("12", "wrong_type"),
-        ([1.0], "wrong_type"),
-        ({"a": 1}, "wrong_type"),
-        (math.nan, "non_finite"),
-        (-math.inf, "non_finite"),
-        (1e30, "absurd"),
-        (10**400, "absurd"),
-    ],
-)
-def test_what_is_no_number_is_named(value: object, issue: str) -> None:
-    with pytest.raises(BadEvent, match="'load'") as caught:
-        number({"load": value}, "load")
-    assert caught.value.issue == issue
-
-
-@pytest.mark.parametrize("value", ["x" * 1_000_000, [[[]]] * 1000, {"a" * 1_000_000: 1}])
-def test_a_message_about_a_huge_value_stays_short(value: object) -> None:
-    with pytest.raises(BadEvent) as caught:
-        number({"load": value, "k" * 1_000_000: 1}, "load")
-    assert len(str(caught.value)) < 300
-    with pytest.raises(BadEvent) as caught:
-        number({"k" * 1_000_000: 1}, "load")
-    assert len(str(caught.value)) < 300
-
-
-def test_a_value_nested_as_deep_as_json_allows_is_still_only_a_bad_event() -> None:
-    nested: list[Any] = []
-    for _ in range(100_000):
-        nested = [nested]
-    with pytest.raises(BadEvent, match="got list"):
-        number({"load": nested}, "load")
-    while nested:  # unwound by hand: freeing it recursively is C's business, not ours
-        nested = nested[0]
-
-
-@pytest.mark.parametrize(("one", "other"), [(1, 1.0), (1, "1"), (True, "True")])
-def test_a_category_is_the_same_whatever_type_it_came_as(one: object, other: object) -> None:
-    assert category({"c": one}, "c") == category({"c": other}, "c")
-
-
-def test_a_category_of_a_megabyte_is_refused() -> None:
-    with pytest.raises(BadEvent, match="1000000 characters, at most 256"):
-        category({"c": "x" * 1_000_000}, "c")
 
 
 @pytest.mark.parametrize(
@@ -161,24 +115,6 @@ def test_standardized_values_are_clipped_and_counted() -> None:
     assert features.issues == {"clipped": 1}
 
 
-def test_the_scale_survives_one_outlier() -> None:
-    calm, shocked = Scaler(10_000), Scaler(10_000)
-    for n in range(200):
-        calm.learn(n % 10)
-        shocked.learn(1e8 if n == 100 else n % 10)
-    assert shocked.std < 2 * calm.std
-    assert abs(shocked.mean - calm.mean) < calm.std
-
-
-def test_the_scale_follows_a_lasting_shift() -> None:
-    scaler = Scaler(1000)
-    for n in range(500):
-        scaler.learn(n % 10)
-    for n in range(3000):
-        scaler.learn(1000 + n % 10)
-    assert scaler.mean == pytest.approx(1004.5, abs=50)
-
-
 def test_a_value_out_of_all_proportion_is_refused_once_the_scale_is_warm() -> None:
     features = Features(numeric=["load"])
     features.encode({"load": 1e12}, 0)  # cold: whatever comes first may be right
@@ -212,27 +148,6 @@ def test_lanes_scale_on_their_own_when_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "at", ["2024-01-01T06:00:00", "2024-01-01T06:00:00+05:00", 1704088800, 1704088800000]
-)
-def test_calendar_features_tell_the_hour_of_wall_clock_time(at: object) -> None:
-    sine, cosine = Calendar("at", ("day",)).encode({"at": at})
-    assert (sine, cosine) == pytest.approx((1.0, 0.0), abs=1e-6)  # six o'clock: a quarter turn
-
-
-def test_weeks_begin_on_monday_however_time_is_written() -> None:
-    calendar = Calendar("at", ("week",))
-    assert calendar.encode({"at": "2024-01-01"}) == pytest.approx([0.0, 1.0], abs=1e-9)
-    assert calendar.encode({"at": 1704067200}) == pytest.approx([0.0, 1.0], abs=1e-9)
-
-
-@pytest.mark.parametrize("at", ["noon", "", None, [], "9" * 100_000, {}])
-def test_what_is_no_time_is_a_bad_event(at: object) -> None:
-    with pytest.raises(BadEvent) as caught:
-        Calendar("at").encode({"at": at})
-    assert len(str(caught.value)) < 300
-
-
-@pytest.mark.parametrize(
     "changes",
     [
         {"lags": {"other": [1]}},
@@ -248,12 +163,6 @@ def test_what_is_no_time_is_a_bad_event(at: object) -> None:
 def test_senseless_settings_are_refused_by_name(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         everything(**changes)
-
-
-@pytest.mark.parametrize("changes", [{"harmonics": 0}, {"cycles": ()}], ids=str)
-def test_a_calendar_without_waves_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=next(iter(changes))):
-        Calendar("at", **changes)
 
 
 @pytest.mark.parametrize("changes", [{}, {"scaling": "lane"}, {"missing": "previous"}], ids=str)

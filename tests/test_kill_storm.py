@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stream_rnn import checkpoint
+from stream_rnn import snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -106,8 +106,8 @@ class Place:
             kept.setdefault(line["id"], line)
         return list(kept.values())
 
-    def newest(self) -> checkpoint.Loaded:
-        return checkpoint.read(checkpoint.snapshots(self.folder / "state")[0])
+    def newest(self) -> snapshot.Loaded:
+        return snapshot.read(snapshot.snapshots(self.folder / "state")[0])
 
 
 def assert_same_end(one: Place, other: Place) -> None:

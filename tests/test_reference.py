@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import pytest
 
-from stream_rnn import app, reference
+from stream_rnn import reference, settings
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES
-from stream_rnn.features import Calendar, Features
+from stream_rnn.cycles import Calendar
+from stream_rnn.features import Features
 from stream_rnn.tasks import TASKS
 from stream_rnn.update import UPDATES
 
@@ -27,8 +28,15 @@ def plug_ins() -> list[type[Any]]:
 DOCUMENTED = [
     *plug_ins(),
     *(made for table in (TASKS, CELLS, RULES, UPDATES) for made in table.values()),
-    *(Features, Calendar, app.State, app.DeadLetters, app.Limits, app.MetricsTable),
-    *(app.LanesTable, app.LearnerTable),
+    *(
+        Features,
+        Calendar,
+        settings.State,
+        settings.DeadLetters,
+        settings.Limits,
+        settings.MetricsTable,
+    ),
+    *(settings.LanesTable, settings.LearnerTable),
 ]
 
 
@@ -51,7 +59,9 @@ def test_what_comes_from_elsewhere_is_no_key(made: type[Any]) -> None:
 def test_every_table_has_a_section() -> None:
     page = reference.page()
     written = {"table": "\n## `[{}]`", "tables": "\n## `[[{}]]`"}
-    missing = [name for name, form in app.TABLES.items() if written[form].format(name) not in page]
+    missing = [
+        name for name, form in settings.TABLES.items() if written[form].format(name) not in page
+    ]
     assert missing == []
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from stream_rnn.prequential import Row
+from stream_rnn import report
 from stream_rnn.report import Point, Recorder, gain, headline, number, plot, table
+from stream_rnn.scores import Row
 from stream_rnn.spi import SettingError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -243,3 +244,19 @@ def test_a_missing_matplotlib_is_told_with_the_remedy(
     with pytest.raises(SettingError, match=re.escape('pip install "stream-rnn[plot]"')):
         plot(tmp_path / "run.png", recorded(3), "Flow")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logarithmic_axis_is_labelled_with_plain_numbers() -> None:
+    figure_of = pytest.importorskip("matplotlib.figure").Figure
+    recorder = Recorder()
+    for i in range(1, 200):
+        recorder.add(Point(i, 1.0, 1.0, loss=1e-3 * 1.05**i, baseline_loss=2e-3 * 1.05**i))
+    figure = figure_of()
+    with pytest.importorskip("matplotlib").rc_context({"text.parse_math": False}):
+        axes = figure.subplots()
+        report._draw_loss(axes, recorder, "loss", "persistence")
+        figure.canvas.draw()
+        labels = [tick.get_text() for tick in axes.get_yticklabels(which="both") if tick.get_text()]
+    assert axes.get_yscale() == "log"
+    assert len(labels) >= 3
+    assert [f"{float(label):g}" for label in labels] == labels

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stream_rnn import checkpoint
-from stream_rnn.checkpoint import STAGES
+from stream_rnn import snapshot
 from stream_rnn.cli import _exit_code, cli
+from stream_rnn.faults import STAGES
 
 CONFIG = """
 [source]
@@ -100,7 +100,7 @@ def first_of_each_id(path: Path) -> list[Line]:
 def assert_same_end(one: Path, other: Path) -> None:
     for name in ("predictions.jsonl", "state/dead_letters.jsonl"):
         assert first_of_each_id(one / name) == first_of_each_id(other / name)
-    mine, theirs = (checkpoint.read(checkpoint.snapshots(f / "state")[0]) for f in (one, other))
+    mine, theirs = (snapshot.read(snapshot.snapshots(f / "state")[0]) for f in (one, other))
     assert mine.positions == theirs.positions
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert [n for n in theirs.tensors if not mine.tensors[n].equal(theirs.tensors[n])] == []
@@ -119,7 +119,7 @@ def test_a_kill_at_any_stage_of_a_snapshot_leaves_no_trace(
 
 def test_one_kill_leaves_no_trace(events: Path, calm: Path, tmp_path: Path) -> None:
     assert run_there(events, tmp_path, "before_manifest:2") == -signal.SIGKILL
-    assert len(checkpoint.snapshots(tmp_path / "state")) == 1
+    assert len(snapshot.snapshots(tmp_path / "state")) == 1
     run_here(events, tmp_path)
     assert_same_end(tmp_path, calm)
     lines = [json.loads(text) for text in (tmp_path / "predictions.jsonl").read_text().splitlines()]
@@ -144,7 +144,7 @@ def test_a_damaged_newest_snapshot_costs_only_a_repetition(
 ) -> None:
     run_here(events, tmp_path, "--max-events", "70")
     run_here(events, tmp_path, "--max-events", "10")
-    newest = checkpoint.snapshots(tmp_path / "state")[0]
+    newest = snapshot.snapshots(tmp_path / "state")[0]
     (newest / "state.safetensors").write_bytes(b"damaged")
     capfd.readouterr()
     run_here(events, tmp_path)

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import app, checkpoint, commands
-from stream_rnn.checkpoint import CheckpointError, Store
+from stream_rnn import app, snapshot
+from stream_rnn.checkpoint import Store
 from stream_rnn.config import ConfigError
+from stream_rnn.connection import SourceGone
 from stream_rnn.console import Console
-from stream_rnn.runtime import Runtime, SourceGone
+from stream_rnn.daemon import make_runtime
+from stream_rnn.runtime import Runtime
 from stream_rnn.spi import (
     Batch,
     EndOfStream,
@@ -29,6 +31,7 @@ from stream_rnn.spi import (
     Sink,
     Source,
 )
+from stream_rnn.state_files import CheckpointError
 from stream_rnn.testing import ListSink, ScriptedSource
 
 TABLES: dict[str, Any] = {
@@ -63,7 +66,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
             kept = Store(tmp_path / store)
             kept.open()
             stores.append(kept)
-        runtime = commands.make_runtime(job, kept, CollectorRegistry(), Console(io.StringIO()))
+        runtime = make_runtime(job, kept, CollectorRegistry(), Console(io.StringIO()))
         newest = None if kept is None else kept.newest()
         if newest is not None:
             runtime.restore(newest)
@@ -79,13 +82,13 @@ def records(n: int) -> list[Record]:
 
 
 def written(runtime: Runtime) -> list[Record]:
-    sink = runtime.sinks[0]
+    sink = runtime.outputs.sinks[0]
     assert isinstance(sink, ListSink)
     return sink.records
 
 
-def newest(tmp_path: Path) -> checkpoint.Loaded:
-    return checkpoint.read(checkpoint.snapshots(tmp_path / "state")[0])
+def newest(tmp_path: Path) -> snapshot.Loaded:
+    return snapshot.read(snapshot.snapshots(tmp_path / "state")[0])
 
 
 # Snapshots ------------------------------------------------------------------------------------
@@ -154,7 +157,7 @@ class NotedSource(ScriptedSource):
 
     def ack(self, resume: Position) -> None:
         super().ack(resume)
-        steps = [path.name for path in checkpoint.snapshots(self.folder)]
+        steps = [path.name for path in snapshot.snapshots(self.folder)]
         self.notes.append(f"acked {resume['script']} with {steps[0]}")
 
 
@@ -184,7 +187,7 @@ def test_a_last_snapshot_that_fails_is_an_error_and_nothing_is_acked(
     with pytest.raises(CheckpointError, match="9 events are in none"):
         runtime.run()
     assert source.acked == []
-    assert checkpoint.snapshots(tmp_path / "state") == []
+    assert snapshot.snapshots(tmp_path / "state") == []
     assert runtime.metrics.snapshot_failures >= 1
 
 
@@ -192,7 +195,7 @@ def test_after_a_crash_nothing_is_written_that_was_not_whole(make: Make, tmp_pat
     runtime = make(ScriptedSource([*records(9), RuntimeError("a bug")]))
     with pytest.raises(RuntimeError, match="a bug"):
         runtime.run()
-    assert checkpoint.snapshots(tmp_path / "state") == []
+    assert snapshot.snapshots(tmp_path / "state") == []
 
 
 def test_what_was_emitted_before_a_crash_is_told_as_replayed(make: Make) -> None:
@@ -354,7 +357,7 @@ class Flaky(ListSink):
         super().open()
 
     def write(self, records: Sequence[Record]) -> None:
-        self.snapshots.append(len(checkpoint.snapshots(self.folder)))
+        self.snapshots.append(len(snapshot.snapshots(self.folder)))
         if self.away:
             self.away -= 1
             self.is_open = False
@@ -389,8 +392,8 @@ def test_dead_letters_go_to_their_own_sink_only(make: Make) -> None:
     runtime = make(ScriptedSource([*records(3), b"no JSON", *records(1), EndOfStream()]))
     runtime.run()
     assert [line["position"] for line in written(runtime)] == [0, 1, 2, 4]
-    assert isinstance(runtime.dead_letters, ListSink)
-    assert [letter["position"] for letter in runtime.dead_letters.records] == [3]
+    assert isinstance(runtime.outputs.dead_letters, ListSink)
+    assert [letter["position"] for letter in runtime.outputs.dead_letters.records] == [3]
 
 
 # Looking --------------------------------------------------------------------------------------
@@ -403,14 +406,14 @@ def test_it_is_ready_while_connected_and_learning(make: Make) -> None:
 
     def tick(each: Any) -> None:
         on_tick(each)
-        told.append((runtime.ready(), runtime.status()))
+        told.append((runtime.watch.ready(), runtime.watch.status()))
 
     runtime.engine.on_tick = tick
-    assert runtime.ready() == ["the source is not connected"]
+    assert runtime.watch.ready() == ["the source is not connected"]
     runtime.run()
     assert [reasons for reasons, _ in told] == [[]] * 20
     assert [status["step"] for _, status in told] == list(range(1, 21))
-    status = runtime.status()
+    status = runtime.watch.status()
     assert status["guarantee"] == "replayable"
     assert status["positions"] == {"script": 19}
     assert status["events_applied"] == 20
@@ -426,7 +429,7 @@ def test_it_is_not_ready_while_no_snapshot_can_be_written(make: Make) -> None:
 
     def spy(*, snapshots: bool = True) -> None:
         housekeeping(snapshots=snapshots)
-        told.append(runtime.ready())
+        told.append(runtime.watch.ready())
 
     runtime._housekeeping = spy  # type: ignore[method-assign]
     with pytest.raises(CheckpointError):
@@ -439,7 +442,7 @@ def test_the_time_of_the_newest_event_stands_still_when_nothing_comes(make: Make
     runtime.run()
     before = runtime.metrics.last_event_timestamp_seconds
     assert before is not None
-    runtime._publish(final=True)
+    runtime.watch.publish(final=True)
     assert runtime.metrics.last_event_timestamp_seconds == before
 
 
@@ -456,6 +459,18 @@ def test_metrics_count_what_happened(make: Make) -> None:
     assert sum(m.tick_seconds.counts) == 20
     assert m.prequential_loss is not None
     assert m.baseline_loss["persistence"] is not None
+
+
+@pytest.mark.parametrize(
+    ("guarantee", "lost"),
+    [(Guarantee.REPLAYABLE, 0), (Guarantee.ACKABLE, None), (Guarantee.FIRE_AND_FORGET, None)],
+    ids=str,
+)
+def test_only_a_source_that_rewinds_knows_that_a_restart_lost_nothing(
+    make: Make, guarantee: Guarantee, lost: int | None
+) -> None:
+    runtime = make(ScriptedSource([EndOfStream()], guarantee=guarantee))
+    assert runtime.metrics.recovery_gap_events == lost
 
 
 def test_log_lines_are_about_changes_not_events(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_rnn import checkpoint
+from stream_rnn import snapshot
 
 FOLLOW = 'kind = "jsonl"\npath = "events.jsonl"\nfollow = true\n'
 CONFIG = """
@@ -83,7 +83,7 @@ def test_a_signal_drains_and_snapshots(number: int, start: Start, tmp_path: Path
     daemon.send_signal(number)
     assert daemon.wait(20) == 0
     last = predictions(tmp_path)[-1]
-    newest = checkpoint.read(checkpoint.snapshots(tmp_path / "state")[0])
+    newest = snapshot.read(snapshot.snapshots(tmp_path / "state")[0])
     assert newest.positions == {"source": {last["partition"]: last["position"]}}
     assert newest.step == last["step"]
     assert "Traceback" not in (tmp_path / "log").read_text()

@@ -13,9 +13,10 @@ import pytest
 import zmq
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import app, checkpoint, commands
+from stream_rnn import app, snapshot
 from stream_rnn.checkpoint import Store
 from stream_rnn.console import Console
+from stream_rnn.daemon import make_runtime
 from stream_rnn.runtime import Runtime
 
 N = 40
@@ -60,7 +61,7 @@ def daemon(folder: Path, ends: Ends, sequence: str = "none") -> Iterator[Runtime
     )
     store = Store(folder)
     store.open()
-    runtime = commands.make_runtime(job, store, CollectorRegistry(), Console(io.StringIO()))
+    runtime = make_runtime(job, store, CollectorRegistry(), Console(io.StringIO()))
     newest = store.newest()
     if newest is not None:
         runtime.restore(newest)
@@ -95,7 +96,7 @@ def test_every_event_sent_comes_back_as_a_prediction(ends: Ends, tmp_path: Path)
         lines = receive(ends.pull, N)
     assert [line["position"] for line in lines] == list(range(1, N + 1))
     assert lines[-1]["scored"]["id"] == lines[-2]["id"]
-    newest = checkpoint.read(checkpoint.snapshots(tmp_path / "state")[0])
+    newest = snapshot.read(snapshot.snapshots(tmp_path / "state")[0])
     assert newest.positions == {"source": {f"tcp://127.0.0.1:{ends.source}": N}}
     assert runtime.source.guarantee.value == "fire-and-forget"
 

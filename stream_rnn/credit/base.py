@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.linearization import Linearization
@@ -117,6 +118,55 @@ class Credit(ABC):
         torch.where(rows(live_B, old), new, old, out=old)
 
 
+class Noisy(Credit):
+    """A rule that draws signs and has a gradient at every tick; `observe` keeps it up to date.
+
+    Args:
+        cell: the cell whose steps will be observed.
+        n_lanes: B.
+        generator: where the signs come from; its state is part of the rule's.
+        signs: the seam of the tests: replaces the generator.
+    """
+
+    def __init__(
+        self,
+        cell: Cell,
+        n_lanes: int,
+        generator: torch.Generator | None,
+        signs: Signs | None,
+    ) -> None:
+        super().__init__(cell, n_lanes)
+        if generator is None and signs is None:
+            raise ValueError("a noisy credit rule needs a generator (or its own signs)")
+        self._generator = generator
+        self._signs: Signs = signs or self._drawn
+        self._gradient_ZM = torch.zeros(cell.weight_shape)
+
+    @override
+    def gradient(self) -> Tensor:
+        return self._gradient_ZM
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        if self._generator is None:
+            return super().state_dict()
+        return super().state_dict() | {"generator": self._generator.get_state()}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        if self._generator is not None:
+            if "generator" not in state:
+                raise ValueError("credit state 'generator' is missing")
+            self._generator.set_state(state["generator"].cpu())
+
+    def _drawn(self, shape: tuple[int, ...]) -> Tensor:
+        generator = self._generator
+        assert generator is not None
+        bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)
+        return bits.mul_(2).sub_(1)
+
+
 def rows(mask_B: Tensor, tensor: Tensor) -> Tensor:
     """`mask_B` shaped to select whole lanes of `tensor`."""
     return mask_B.view(-1, *([1] * (tensor.dim() - 1)))
@@ -139,30 +189,3 @@ def outer_sum(p_BRZ: Tensor, v_BRM: Tensor, use_B: Tensor) -> Tensor:
     p_BRZ = torch.where(mask_B11, p_BRZ, 0.0)
     v_BRM = torch.where(mask_B11, v_BRM, 0.0)
     return p_BRZ.flatten(0, 1).T @ v_BRM.flatten(0, 1)
-
-
-class Randomness:
-    """The seam of the noisy rules: `signs(shape)`, drawn from a generator unless replaced."""
-
-    def __init__(self, generator: torch.Generator | None, signs: Signs | None) -> None:
-        if generator is None and signs is None:
-            raise ValueError("a noisy credit rule needs a generator (or its own signs)")
-        self.generator = generator
-        self.draw: Signs = signs or self._from_generator
-
-    def _from_generator(self, shape: tuple[int, ...]) -> Tensor:
-        generator = self.generator
-        assert generator is not None
-        bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)
-        return bits.mul_(2).sub_(1)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The generator's state, so that a resumed run draws the same signs."""
-        return {} if self.generator is None else {"generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken."""
-        if self.generator is not None:
-            if "generator" not in state:
-                raise ValueError("credit state 'generator' is missing")
-            self.generator.set_state(state["generator"].cpu())

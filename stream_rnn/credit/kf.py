@@ -10,18 +10,16 @@ A summand of norm zero is dropped exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Credit, Randomness, Signs, is_sound, norms, outer_sum
+from stream_rnn.credit.base import Noisy, Signs, is_sound, norms, outer_sum
 from stream_rnn.linearization import Linearization
 
 
-class Kf(Credit):
+class Kf(Noisy):
     """Unbiased for frozen W; one-step variance 2|u||a||JA||D| + 2<u,a><JA,D>.
 
     The gradient is read before the two summands are mixed: still unbiased, and without the newest
@@ -36,14 +34,12 @@ class Kf(Credit):
         *,
         signs: Signs | None = None,
     ) -> None:
-        super().__init__(cell, n_lanes)
+        super().__init__(cell, n_lanes, generator, signs)
         Z, M = cell.weight_shape
-        self._randomness = Randomness(generator, signs)
         self.lane_state = {
             "u_BM": torch.zeros(n_lanes, M),
             "A_BSZ": torch.zeros(n_lanes, cell.n_state, Z),
         }
-        self._gradient_ZM = torch.zeros(Z, M)
 
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
@@ -64,7 +60,7 @@ class Kf(Credit):
         v_B2M = torch.stack((u_BM, a_BM), dim=1)
         self._gradient_ZM = outer_sum(p_B2Z, v_B2M, live_B & sound_B)
 
-        signs_B2 = self._randomness.draw((B, 2)).to(JA_BSZ)
+        signs_B2 = self._signs((B, 2)).to(JA_BSZ)
         ones = torch.ones_like(norm_u)
         p1 = torch.where(old_B > 0, (norm_JA / norm_u).sqrt(), ones)
         p2 = torch.where(new_B > 0, (norm_D / norm_a).sqrt(), ones)
@@ -78,16 +74,3 @@ class Kf(Credit):
         self._commit("A_BSZ", A_new_BSZ, live_B, sound_B)
         self._healthy_B = sound_B | ~live_B
         self._facts = {"influence_norm": old_B + new_B}
-
-    @override
-    def gradient(self) -> Tensor:
-        return self._gradient_ZM
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return super().state_dict() | self._randomness.state_dict()
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(state)
-        self._randomness.load_state_dict(state)

@@ -15,7 +15,6 @@ matrices: docs/algorithms.md 6.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -23,14 +22,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Credit, Randomness, Signs, is_sound
+from stream_rnn.credit.base import Noisy, Signs, is_sound
 from stream_rnn.credit.small_matrices import floored_cholesky, jacobi_svd, mixing
 from stream_rnn.linearization import Linearization
 
 Chunks = Literal["joint", "gate", "row"]
 
 
-class Ok(Credit):
+class Ok(Noisy):
     """Unbiased for frozen W with the least variance of all rank-r reductions at every step.
 
     Exact while the influence's rank is at most r: the first r ticks after a reset, and always if
@@ -56,7 +55,7 @@ class Ok(Credit):
         *,
         signs: Signs | None = None,
     ) -> None:
-        super().__init__(cell, n_lanes)
+        super().__init__(cell, n_lanes, generator, signs)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         if chunks not in ("joint", "gate", "row"):
@@ -64,7 +63,6 @@ class Ok(Credit):
         Z, M = cell.weight_shape
         self.rank = rank
         self.chunks = chunks
-        self._randomness = Randomness(generator, signs)
         self._n_chunks = {"joint": 1, "gate": cell.gates, "row": Z}[chunks]
         # A is stored in blocks that one matrix product pushes: whole, or gate by gate
         groups = cell.gates if chunks == "gate" else 1
@@ -72,7 +70,6 @@ class Ok(Credit):
             "U_BCMR": torch.zeros(n_lanes, self._n_chunks, M, rank),
             "A_BgSLR": torch.zeros(n_lanes, groups, cell.n_state, Z // groups, rank),
         }
-        self._gradient_ZM = torch.zeros(Z, M)
 
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
@@ -110,19 +107,6 @@ class Ok(Credit):
         variance_B = variance_Q.view(self.n_lanes, -1).sum(dim=1)
         share_B = variance_B / norm_B.square().clamp(min=1e-300)
         return {"influence_norm": norm_B.amax(), "noise": share_B.amax()}
-
-    @override
-    def gradient(self) -> Tensor:
-        return self._gradient_ZM
-
-    @override
-    def state_dict(self) -> dict[str, Tensor]:
-        return super().state_dict() | self._randomness.state_dict()
-
-    @override
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        super().load_state_dict(state)
-        self._randomness.load_state_dict(state)
 
     # The steps of docs/algorithms.md 6.1 ----------------------------------------------------------
 
@@ -192,7 +176,7 @@ class Ok(Credit):
             R_2, T_2 = floored_cholesky(torch.nan_to_num(again, 0.0, 0.0, 0.0), floor)
             R, T = torch.bmm(R_2, R), torch.bmm(T, T_2)
         P, sigma, Z = jacobi_svd(torch.bmm(R[:Q], R[Q:].transpose(1, 2)))
-        signs = self._randomness.draw((self.n_lanes, self._n_chunks, self.rank + 1))
+        signs = self._signs((self.n_lanes, self._n_chunks, self.rank + 1))
         signs_Qr = signs.to(sigma).view(sigma.shape)
         L, variance_Q = mixing(sigma, signs_Qr, rtol=1e-13 if double else 1e-6)
         mixed = torch.bmm(T, torch.bmm(torch.cat((P, Z)), torch.cat((L, L))))

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_rnn.baselines import ClassBaselines, NumericBaselines
+from stream_rnn.scores.class_baselines import ClassBaselines
+from stream_rnn.scores.numeric_baselines import NumericBaselines
 from stream_rnn.spi import SettingError
 
 NUMBERS = st.floats(-1e6, 1e6)

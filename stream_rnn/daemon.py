@@ -1,0 +1,168 @@
+"""A job run as a daemon: signals, status page, log lines, and what its accidents are called."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+from prometheus_client import CollectorRegistry
+
+from stream_rnn import __version__, report, results, resuming
+from stream_rnn.app import Job
+from stream_rnn.checkpoint import Store
+from stream_rnn.checkpointing import SOURCE, Identity, Schedule
+from stream_rnn.cli import Temporary
+from stream_rnn.config import ConfigError
+from stream_rnn.connection import SourceGone
+from stream_rnn.console import Console, NoteHandler
+from stream_rnn.metrics import Metrics
+from stream_rnn.runtime import Runtime
+from stream_rnn.settings import MetricsTable
+from stream_rnn.spi import Guarantee, NotConnected, SettingError, Sink, Source
+from stream_rnn.state_files import CheckpointError
+from stream_rnn.status import StatusServer
+
+
+def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
+    """Learn until the end of the stream or a signal, with snapshots, metrics and a banner."""
+    registry = CollectorRegistry()
+    with ExitStack() as stack:
+        store = resuming.open_store(Path(job.state.dir), job.state.keep, fresh)
+        stack.callback(store.close)
+        console = Console()
+        runtime = make_runtime(job, store, registry, console)
+        newest = resuming.newest(store)
+        if newest is not None:
+            resuming.require_same_model(job, newest)
+            runtime.restore(newest)
+            runtime.metrics.snapshot_fallbacks = len(newest.fallbacks)
+        if job.metrics is not None:
+            pages = runtime.watch.status, runtime.watch.live, runtime.watch.ready
+            server = serve(job.metrics, registry, *pages)
+            stack.callback(server.close)
+        for line in (*job.banner, resuming.start_line(newest, job.state.dir)):
+            click.echo(line, err=True)
+        for finding in job.source.check(dict(runtime.engine.positions) or None):
+            click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}", err=True)
+        if console.interactive:
+            stack.enter_context(_notes_above(console))
+        stack.callback(console.done)
+        with signals(runtime):
+            guarded(job, runtime, max_events)
+    click.echo(report.table(results.rows(job.engine.task)), err=True)
+
+
+def make_runtime(
+    job: Job, store: Store | None, registry: CollectorRegistry, console: Console
+) -> Runtime:
+    """A job with its metrics; `run_job` and tests drive it."""
+    task = job.engine.task
+    metrics = Metrics(registry, baselines=tuple(task.scores.live()[1]))
+    metrics.lanes_capacity = job.engine.lanes.capacity
+    metrics.parameters = sum(p.numel() for p in job.engine.learner.parameters())
+    metrics.guarantee_info = ((SOURCE, job.source.guarantee.value),)
+    if job.source.guarantee is Guarantee.REPLAYABLE:
+        metrics.recovery_gap_events = 0  # what a crash took away comes again
+    metrics.build_info = ((__version__, job.execution["torch"]),)
+    runtime = Runtime(
+        job.source,
+        job.engine,
+        job.sinks,
+        job.dead_letters,
+        job.governor,
+        job.fallback,
+        job.rule,
+        store,
+        schedule=Schedule(job.state.every_s, job.state.every_events),
+        identity=Identity(job.fingerprint, job.model, job.execution),
+        metrics=metrics,
+        console=console,
+        poll_events=job.limits.poll_events,
+        gone_s=job.limits.gone_s,
+        unsaved_s=job.limits.unsaved_s,
+    )
+    metrics.snapshot_age_seconds = runtime.checkpointing.age_s
+    if store is not None:
+        metrics.epoch = store.epoch
+    return runtime
+
+
+def guarded(job: Job, runtime: Runtime, max_events: int | None) -> None:
+    """Run; what a plug-in's `open` says about a setting becomes a configuration error."""
+    try:
+        runtime.run(max_events)
+    except SettingError as error:
+        raise ConfigError(f"{_place(job, error)} {error}") from error
+    except (SourceGone, NotConnected) as error:
+        raise Temporary(str(error)) from error
+    except CheckpointError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _place(job: Job, error: SettingError) -> str:
+    """The table a setting error came from, by the object whose method raised it."""
+    trace = error.__traceback__
+    place = "[source]"
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if owner is job.dead_letters:
+            place = "[dead_letter]"
+        elif isinstance(owner, Sink):
+            place = "[[sink]]"
+        elif isinstance(owner, Source):
+            place = "[source]"
+        trace = trace.tb_next
+    return place
+
+
+def serve(
+    table: MetricsTable,
+    registry: CollectorRegistry,
+    status: Callable[[], Mapping[str, object]],
+    live: Callable[[], list[str]],
+    ready: Callable[[], list[str]],
+) -> StatusServer:
+    """The status page, open."""
+    try:
+        server = StatusServer(table.address, registry, status, live, ready, insecure=table.insecure)
+        server.open()
+    except SettingError as error:
+        raise ConfigError(f"[metrics] {error}") from error
+    return server
+
+
+@contextmanager
+def _notes_above(console: Console) -> Iterator[None]:
+    """Log lines go above the live line instead of through it."""
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [NoteHandler(console)]
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+
+
+@contextmanager
+def signals(runtime: Runtime) -> Iterator[None]:
+    """SIGTERM and SIGINT drain and snapshot; a second one leaves at once."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            os._exit(128 + number)
+        asked = True
+        runtime.stop()
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

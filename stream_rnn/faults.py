@@ -1,0 +1,41 @@
+"""A test seam: `STREAM_RNN_FAULT=stage:n` kills this process at a stage of saving a snapshot."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+STAGES = (
+    "after_clone",
+    "before_write",
+    "after_tensors",
+    "before_manifest",
+    "before_rename",
+    "after_rename",
+    "before_ack",
+)
+
+
+def _armed(setting: str) -> dict[str, int]:
+    if not setting:
+        return {}
+    stage, _, passage = setting.partition(":")
+    if stage not in STAGES or not (passage or "1").isdigit():
+        raise ValueError(
+            f"STREAM_RNN_FAULT: expected STAGE:N with one of {STAGES}, got {setting!r}"
+        )
+    return {stage: int(passage or "1")}
+
+
+_faults = _armed(os.environ.get("STREAM_RNN_FAULT", ""))
+
+
+def fault(stage: str) -> None:
+    """Test seam: `STREAM_RNN_FAULT=stage:n` kills -9 this process at the n-th passage of a stage.
+
+    Without the variable at import it is one dict lookup.
+    """
+    if stage in _faults:
+        _faults[stage] -= 1
+        if _faults[stage] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,119 @@
+"""Between host and device: the rows of a tick on their way in, what became of it on its way out.
+
+Letters as everywhere: B lanes, I inputs, Q what the head is taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stream_rnn.learner import Frame, Learner, Outcome
+
+
+class Frames:
+    """The frame of the coming tick: buffers made once, filled lane by lane.
+
+    Args:
+        learner: whose device and number type the frames have.
+        n_lanes: B.
+        n_inputs: I.
+    """
+
+    def __init__(self, learner: Learner, n_lanes: int, n_inputs: int) -> None:
+        parameter = learner.head.V_PF
+        self._device, dtype = parameter.device, parameter.dtype
+        pin = self._device.type == "cuda"
+        n_targets = learner.head.loss_function.n_targets
+        self._host = Frame(
+            torch.zeros(n_lanes, n_inputs, dtype=dtype, pin_memory=pin),
+            torch.zeros(n_lanes, n_targets, dtype=dtype, pin_memory=pin),
+            torch.zeros(n_lanes, dtype=torch.bool, pin_memory=pin),
+            torch.zeros(n_lanes, dtype=torch.bool, pin_memory=pin),
+        )
+        # the same memory: numpy takes a list of numbers as a row, a tensor does not
+        self._x_BI: np.ndarray[Any, Any] = self._host.x_BI.numpy()
+        self._y_BQ: np.ndarray[Any, Any] = self._host.y_BQ.numpy()
+        self._live_B: np.ndarray[Any, Any] = self._host.live_B.numpy()
+        self._scored_B: np.ndarray[Any, Any] = self._host.scored_B.numpy()
+
+    def clear(self) -> None:
+        """No lane has an event."""
+        self._live_B.fill(False)
+        self._scored_B.fill(False)
+
+    def put(self, lane: int, x: Sequence[float], y: Sequence[float] | None) -> None:
+        """The lane's event; without `y` nothing is learned from it."""
+        self._x_BI[lane] = x
+        self._live_B[lane] = True
+        if y is not None:
+            self._y_BQ[lane] = y
+            self._scored_B[lane] = True
+
+    def frame(self) -> Frame:
+        """What was put since `clear`, on the device; valid until the next `clear`."""
+        if self._device.type == "cpu":
+            return self._host
+        host = (self._host.x_BI, self._host.y_BQ, self._host.live_B, self._host.scored_B)
+        return Frame(*(t.to(self._device, non_blocking=True) for t in host))
+
+    def only(self, lane: int) -> Tensor:
+        """A mask of that lane, on the device."""
+        lanes_B = torch.zeros(len(self._live_B), dtype=torch.bool)
+        lanes_B[lane] = True
+        return lanes_B.to(self._device)
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What the runtime is told of each tick.
+
+    Attributes:
+        seconds: duration of the learner's step.
+        learned: lanes whose loss entered the gradient.
+        restarted: lanes whose influence restarted (bad credit).
+        refused: whether a gradient was refused because it was not finite.
+        locked: whether the parameters had to wait (only windows with `every` > 1).
+    """
+
+    seconds: float
+    learned: int
+    restarted: int
+    refused: bool
+    locked: bool = False
+
+
+def tick_of(outcome: Outcome, seconds: float) -> Tick:
+    """The outcome in numbers of the host."""
+    learned = int(outcome.learned_B.sum())
+    restarted = int(outcome.restarted_B.sum())
+    refused = False
+    if outcome.updated is not None and learned and not restarted:
+        refused = not bool(outcome.updated)
+    return Tick(seconds, learned, restarted, refused, locked=outcome.updated is None)
+
+
+def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """|after - before| / |after| over all parameters."""
+    change = sum(float((b - a).square().sum()) for a, b in zip(before, after, strict=True))
+    size = sum(float(b.square().sum()) for b in after)
+    return (change / size) ** 0.5 if size else 0.0
+
+
+@contextmanager
+def numerics() -> Iterator[None]:
+    """The numeric contract of the thread that learns: denormal numbers, which are slow, are 0.
+
+    It is a mode of the processor, which other work on the thread must get back as it was.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

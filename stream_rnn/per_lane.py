@@ -1,0 +1,31 @@
+"""What is remembered of each lane: a dictionary that is saved as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class PerLane(dict[int, T]):
+    """Lane -> a value of any kind that goes through JSON and back.
+
+    Args:
+        saved: a value -> plain JSON-able values.
+        restored: its inverse.
+    """
+
+    def __init__(self, saved: Callable[[T], Any], restored: Callable[[Any], T]) -> None:
+        super().__init__()
+        self._saved = saved
+        self._restored = restored
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-able."""
+        return {str(lane): self._saved(value) for lane, value in self.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.clear()
+        self.update({int(lane): self._restored(plain) for lane, plain in state.items()})

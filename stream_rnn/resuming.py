@@ -1,0 +1,98 @@
+"""Where a run continues: the state folder taken, its newest snapshot, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stream_rnn import snapshot
+from stream_rnn.app import Job
+from stream_rnn.checkpoint import Store
+from stream_rnn.config import ConfigError
+from stream_rnn.snapshot import Loaded
+from stream_rnn.state_files import CheckpointError
+from stream_rnn.state_owner import move_aside
+
+
+def open_store(directory: Path, keep: int, fresh: bool) -> Store:
+    """Take the state folder; raises ConfigError if another process holds it."""
+    try:
+        if fresh:
+            old = move_aside(directory)
+            if old is not None:
+                click.echo(f"--fresh: the old state is now {old}", err=True)
+        store = Store(directory, keep)
+        store.open()
+    except (CheckpointError, OSError) as error:
+        raise ConfigError(f"[state] dir = {str(directory)!r}: {error}") from error
+    return store
+
+
+def newest(store: Store) -> Loaded | None:
+    """The snapshot to continue from; raises ConfigError if there are some and none is sound."""
+    try:
+        return store.newest()
+    except CheckpointError as error:
+        raise ConfigError(
+            f"[state] {error}; restore a snapshot from a backup, or start over with --fresh "
+            "(the old state is kept)"
+        ) from error
+
+
+def newest_readable(folders: list[Path]) -> Loaded | None:
+    """What `Store.newest` would take, without the lock and without setting anything aside."""
+    errors = []
+    for folder in folders:
+        try:
+            return snapshot.read(folder)
+        except CheckpointError as error:
+            errors.append(str(error))
+    if errors:
+        raise ConfigError(f"[state] no snapshot can be trusted: {'; '.join(errors)}")
+    return None
+
+
+def require_same_model(job: Job, loaded: Loaded) -> None:
+    """Refuse the state of another model; note another execution path."""
+    if loaded.fingerprint != job.fingerprint:
+        lines = _difference(job.model, loaded.config) or ["(no setting differs by name)"]
+        raise ConfigError(
+            f"[state] dir = {job.state.dir!r} holds another model:\n  "
+            + "\n  ".join(lines)
+            + "\nGive this configuration a dir of its own, or start over with --fresh "
+            "(the old state is kept)"
+        )
+    changed = [
+        f"{key}: {loaded.execution.get(key)} -> {value}"
+        for key, value in job.execution.items()
+        if loaded.execution.get(key) != value
+    ]
+    if changed:
+        click.echo(
+            f"  note         resuming on another execution path ({', '.join(changed)}): sound, "
+            "but not bit-identical to an uninterrupted run",
+            err=True,
+        )
+
+
+def start_line(loaded: Loaded | None, directory: str) -> str:
+    """What the banner says of where a run begins."""
+    if loaded is None:
+        return f"  start        fresh: no snapshot in {directory}"
+    return f"  start        resumes at step {loaded.step} from {loaded.path.name}"
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> list[str]:
+    """One line for each setting that differs, `[table] key: snapshot has x, configuration y`."""
+    lines: list[str] = []
+    for key in sorted({*ours, *theirs}):
+        mine, other = ours.get(key), theirs.get(key)
+        name = f"{place}.{key}" if place else str(key)
+        if isinstance(mine, Mapping) and isinstance(other, Mapping):
+            lines += _difference(mine, other, name)
+        elif mine != other:
+            lines.append(f"{name}: the state has {other!r}, the configuration {mine!r}")
+    return lines

@@ -1,0 +1,155 @@
+"""The tables of a configuration that are no plug-ins, and what each of their keys may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stream_rnn import config
+from stream_rnn.config import ConfigError
+from stream_rnn.lanes import Batching
+
+TABLES = {
+    "source": "table",
+    "codec": "table",
+    "task": "table",
+    "features": "table",
+    "lanes": "table",
+    "learner": "table",
+    "sink": "tables",
+    "state": "table",
+    "dead_letter": "table",
+    "limits": "table",
+    "metrics": "table",
+}
+"""Every table there may be; "tables" is written [[name]]."""
+
+
+@dataclass(frozen=True)
+class State:
+    """`[state]`: where and how often snapshots are kept."""
+
+    dir: str = "state"
+    every_s: float | None = None
+    every_events: int | None = None
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("every_s", "every_events", "keep"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if self.every_s is None and self.every_events is None:
+            object.__setattr__(self, "every_s", 10.0)
+
+
+@dataclass(frozen=True)
+class DeadLetters:
+    """`[dead_letter]`: where unusable events go."""
+
+    path: str | None = None
+    keep_bytes: int = 4096
+    max_bytes: int = 64 << 20
+    keep: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self, 0, "keep_bytes")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`[limits]`.
+
+    Attributes:
+        event_bytes: a larger event is dead-lettered undecoded.
+        poll_events: events taken from the source at once.
+        gone_s: a source not reachable for this long ends the daemon with exit code 75.
+        unsaved_s: without a durable snapshot for this long the daemon says it is not ready.
+    """
+
+    event_bytes: int = 16 << 20
+    poll_events: int = 256
+    gone_s: float = 3600.0
+    unsaved_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "event_bytes", "poll_events")
+        _require(self, 0, "gone_s", "unsaved_s")
+
+
+@dataclass(frozen=True)
+class MetricsTable:
+    """`[metrics]`: the status server."""
+
+    address: str = "127.0.0.1:9464"
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class LanesTable:
+    """`[lanes]`."""
+
+    key: str | None = None
+    capacity: int | None = None
+    batching: Batching = "event"
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "block")
+
+
+@dataclass(frozen=True)
+class LearnerTable:
+    """`[learner]`. What is left out is chosen, unless `kind = "explicit"`.
+
+    Attributes:
+        cell: `{ kind = "lstm", units = 64 }`.
+        credit: `{ kind = "ok", rank = 8 }`.
+        fallback: a rule, or several, to fall back to; or false. Left out, there is one if the
+            credit rule was left out too, or with `kind = "auto"`.
+        governor: when to move on that ladder: trips, window, cooldown, in ticks.
+        optimizer: of the recurrence, `{ kind = "adam", lr = 1e-3 }`.
+        head_optimizer: of the read-out; by default like `optimizer`.
+        seed: of everything random.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        dtype: of the model.
+        threads: of torch; more than one hurts on small nets and busy machines.
+    """
+
+    cell: dict[str, Any] | None = None
+    credit: dict[str, Any] | None = None
+    fallback: dict[str, Any] | list[dict[str, Any]] | bool | None = None
+    governor: dict[str, int] = field(default_factory=dict)
+    optimizer: dict[str, Any] | None = None
+    head_optimizer: dict[str, Any] | None = None
+    seed: int = 0
+    device: str = "auto"
+    dtype: Literal["float32", "float64"] = "float32"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "threads")
+        if not 0 <= self.seed < 2**63 - 1:
+            raise ValueError(f"seed must be in 0..2**63-2, got {self.seed}")
+
+
+def _require(table: Any, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(table, name)
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def require_sound(tables: Mapping[str, Any]) -> None:
+    """Refuse tables nobody reads, and a `kind` that is no name, wherever it stands."""
+    config.require_tables(tables, TABLES)
+    for name, table in tables.items():
+        for each in table if isinstance(table, list) else [table]:
+            if not isinstance(each.get("kind", ""), str):
+                raise ConfigError(f"[{name}] kind: expected a name, got {each['kind']!r}")
+
+
+def build_state(tables: Mapping[str, Any]) -> State:
+    """The `[state]` alone."""
+    return config.build("[state]", tables.get("state", {}), State)

@@ -1,0 +1,83 @@
+"""Files of the state folder: safe from a power cut once written, distrusted when read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CheckpointError(Exception):
+    """A snapshot cannot be written, found or trusted: names the place, what came, the remedy."""
+
+
+class StateLocked(CheckpointError):
+    """Another process works on the folder."""
+
+
+class Fenced(CheckpointError):
+    """The folder belongs to a newer process now: stop, write nothing more."""
+
+
+class UnknownFormat(CheckpointError):
+    """Written by a newer version of this program: intact, so never passed over for an older one."""
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[int]:
+    """Open for reading what is a plain file: no link out of the folder, no pipe that never ends."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise CheckpointError(f"{path}: not a plain file")
+        yield descriptor
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes) -> str:
+    """Write a new file, fsync included; return its sha256."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable: a rename or a new file is one only after this."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into a CheckpointError with the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: {error.strerror or error}; check the path and its permissions"
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all in it, following no link."""
+    with explained(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,150 @@
+"""A task: turns a record into steps for the learner, and its numbers into the stream's units.
+
+It owns the prequential scores, and what it remembers of each lane. All state is plain Python and
+part of every snapshot.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from stream_rnn.features import Features
+from stream_rnn.per_lane import PerLane
+from stream_rnn.scores import ClassScores, NumericScores
+from stream_rnn.spi import Record
+
+T = TypeVar("T")
+Scale = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one lane.
+
+    Attributes:
+        x: I inputs.
+        y: what the learner is taught (standardized values or a class number); None: no target.
+        target: the same in the stream's units, for scoring.
+        scales: (mean, std) of each target as known BEFORE anything the prediction must not know.
+        known: classes, of those learned as they come, that the prediction may know of.
+    """
+
+    x: list[float]
+    y: list[float] | None
+    target: list[float] | int | None
+    scales: tuple[Scale, ...] = ()
+    known: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the head must be built for.
+
+    Attributes:
+        kind: "squared", "quantile", "gaussian", "cross_entropy" or "bernoulli".
+        size: targets, or classes for "cross_entropy".
+        tau: of "quantile"; 0.5 is L1.
+    """
+
+    kind: str
+    size: int
+    tau: float = 0.5
+
+
+class Task(ABC):
+    """Base of all tasks.
+
+    Args:
+        features: what the network sees; built and handed in by the composition root.
+
+    Attributes:
+        horizon: k, events ahead; 0: the target stands in the event itself.
+        inputs: I.
+        objective: what the head learns.
+        scores: prequential scores beside baselines.
+        baseline: the baseline shown first.
+    """
+
+    baseline: ClassVar[str] = "persistence"
+    horizon: int
+    inputs: int
+    objective: Objective
+    scores: NumericScores | ClassScores
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self._memories: dict[str, PerLane[Any]] = {}
+
+    def remember(
+        self, name: str, saved: Callable[[T], Any], restored: Callable[[Any], T]
+    ) -> PerLane[T]:
+        """Room for one value per lane, reset and saved (under `name`) by the base."""
+        memory = PerLane(saved, restored)
+        self._memories[name] = memory
+        return memory
+
+    @abstractmethod
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        """The steps of one event; raises BadEvent before anything is learned from it."""
+
+    @abstractmethod
+    def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
+        """The head's activated outputs in the stream's units."""
+
+    @abstractmethod
+    def publish(self, natural: Sequence[float], step: Step) -> Any:
+        """The prediction made at `step` as it stands in the JSON line."""
+
+    @abstractmethod
+    def publish_target(self, target: list[float] | int) -> Any:
+        """A target as it stands in the JSON line."""
+
+    @abstractmethod
+    def score(
+        self, lane: int, prediction: Sequence[float] | None, target: list[float] | int
+    ) -> float | None:
+        """Score the prediction that fell due; the baselines learn the target. Returns the loss."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line for the banner."""
+
+    def persist(self) -> dict[int, int]:
+        """Output -> input it starts as a copy of (a forecast that begins as persistence)."""
+        return {}
+
+    def reset_lane(self, lane: int) -> None:
+        """Another key takes the lane."""
+        self.scores.reset_lane(lane)
+        self.features.reset_lane(lane)
+        for memory in self._memories.values():
+            memory.pop(lane, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-able."""
+        return {
+            "scores": self.scores.state_dict(),
+            "features": self.features.state_dict(),
+            **{name: memory.state_dict() for name, memory in self._memories.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self.scores.load_state_dict(state["scores"])
+        self.features.load_state_dict(state["features"])
+        for name, memory in self._memories.items():
+            memory.load_state_dict(state[name])
+
+
+def require_no_leak(features: Features, targets: Sequence[str]) -> None:
+    """Raise ValueError if a target of the event itself is among its inputs."""
+    inputs = {*features.numeric, *features.vocabularies}
+    leaking = [name for name in targets if name in inputs]
+    if leaking:
+        raise ValueError(
+            f"the target {leaking[0]!r} is among the features of its own prediction; remove it "
+            "from [features] (the previous target is an input already)"
+        )

@@ -1,0 +1,68 @@
+"""The classification: the class of an event from its other fields."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from stream_rnn.features import Features
+from stream_rnn.spi import Record
+from stream_rnn.tasks.base import Step, require_no_leak
+from stream_rnn.tasks.symbols import Symbols
+from stream_rnn.values import category
+
+
+class Classification(Symbols):
+    """Predict the class in the event itself from its other fields.
+
+    An event without a target is predicted and not learned from.
+
+    Args:
+        features: what the network sees; must not contain the target.
+        target: the field with the class.
+        classes: all classes; an unknown one is dead-lettered. None: learned as they come.
+        max_classes: room for classes learned as they come.
+        previous_target: whether the previous class of the lane is an input.
+        lanes: streams.
+        warmup: targets that the cumulative scores leave out.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        target: str,
+        classes: list[str | int | bool] | None = None,
+        max_classes: int = 16,
+        previous_target: bool = True,
+        *,
+        lanes: int = 1,
+        warmup: int = 0,
+    ) -> None:
+        vocabulary = None if classes is None else [str(c) for c in classes]
+        super().__init__(features, vocabulary, max_classes, 0, lanes, warmup)
+        require_no_leak(features, (target,))
+        features.expect(target)
+        self.target = target
+        self._use_previous = previous_target
+        self._previous = self.remember("previous", int, int)
+        self.inputs = features.width + (self.room if previous_target else 0)
+
+    @override
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        index = symbol = None
+        if record.get(self.target) is not None:
+            symbol = category(record, self.target)
+            index = self._index(symbol, self.target)
+        x = self.features.encode(record, lane)
+        known = len(self.symbols)  # without this event's own
+        if self._use_previous:
+            x += self._one_hot(self._previous.get(lane))
+        if index is None or symbol is None:
+            return [Step(x, None, None, known=known)]
+        self._admit(index, symbol)
+        self._previous[lane] = index
+        return [Step(x, [float(index)], index, known=known)]
+
+    @override
+    def describe(self) -> str:
+        classes = ", ".join(self.symbols[:5]) if self._fixed else f"up to {self.room}, as they come"
+        return f"classification of {self.target} ({classes})"

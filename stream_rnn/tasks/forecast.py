@@ -1,0 +1,86 @@
+"""The forecast: numeric fields of an event that is still to come."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from typing_extensions import override
+
+from stream_rnn.features import Features
+from stream_rnn.spi import Record
+from stream_rnn.tasks.base import Step
+from stream_rnn.tasks.numeric import LossName, Numeric
+
+
+class Forecast(Numeric):
+    """Predict numeric fields of the event `horizon` events from now (of the same lane).
+
+    Args:
+        features: what the network sees; a target that is not among `numeric` is added by the app.
+        target: a field, or several.
+        horizon: events ahead.
+        loss: "l1" (forecasts the median; robust), "squared" (the mean), "quantile" (with `tau`),
+            "gaussian" (mean and standard deviation).
+        tau: of "quantile".
+        season: events of one season, for the seasonal baseline.
+        difference: whether the network learns the change from now to then (it starts as
+            persistence, and levels may wander) or the value itself.
+        lanes: streams.
+        warmup: targets that the cumulative scores leave out.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        target: str | list[str],
+        horizon: int = 1,
+        loss: LossName = "l1",
+        tau: float = 0.5,
+        season: int | None = None,
+        difference: bool = True,
+        *,
+        lanes: int = 1,
+        warmup: int = 0,
+    ) -> None:
+        if not 1 <= horizon <= 100_000:
+            raise ValueError(
+                f"horizon must be in 1..100000, got {horizon}; a target that stands in the event "
+                'itself is predicted by kind = "regression"'
+            )
+        super().__init__(features, target, horizon, loss, tau, season, lanes, warmup)
+        self.inputs = features.width
+        self.difference = difference
+        self._past = self.remember("past", list, lambda past: deque(past, maxlen=horizon))
+
+    @override
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        values = self._read(record)
+        x = self.features.encode(record, lane)
+        # this target was predicted earlier, so the scale may know it by now
+        if not self.difference:
+            self._learn_scales(values, lane)
+            scales = self._scales_now(lane)
+            return [Step(x, self._standardize(values, scales), values, scales)]
+        past = self._past.setdefault(lane, deque(maxlen=self.horizon))
+        change = None
+        if len(past) == self.horizon:
+            change = [now - then for now, then in zip(values, past[0], strict=True)]
+            self._learn_scales(change, lane)
+        past.append(values)
+        scales = self._scales_now(lane)
+        y = None if change is None else self._standardize(change, scales)
+        from_now = tuple((m + v, s) for v, (m, s) in zip(values, scales, strict=True))
+        return [Step(x, y, values, from_now)]
+
+    @override
+    def persist(self) -> dict[int, int]:
+        if self.difference:
+            return {}
+        numeric = self.features.numeric
+        return {i: numeric.index(t) for i, t in enumerate(self.targets) if t in numeric}
+
+    @override
+    def describe(self) -> str:
+        names = ", ".join(self.targets)
+        plural = "" if self.horizon == 1 else "s"
+        return f"forecast {names} {self.horizon} event{plural} ahead, {self._loss} loss"

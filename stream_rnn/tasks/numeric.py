@@ -1,0 +1,121 @@
+"""What forecast and regression share: standardized targets, their losses and numeric scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from typing_extensions import override
+
+from stream_rnn.features import Features
+from stream_rnn.scaler import Scales
+from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantile, Squared
+from stream_rnn.spi import Record
+from stream_rnn.tasks.base import Objective, Scale, Step, Task
+from stream_rnn.values import number
+
+LossName = Literal["l1", "squared", "quantile", "gaussian"]
+
+
+class Numeric(Task):
+    """What forecast and regression share: standardized targets and numeric scores."""
+
+    def __init__(
+        self,
+        features: Features,
+        target: str | list[str],
+        horizon: int,
+        loss: LossName,
+        tau: float,
+        season: int | None,
+        lanes: int,
+        warmup: int,
+    ) -> None:
+        super().__init__(features)
+        self.targets = (target,) if isinstance(target, str) else tuple(target)
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"target: expected one field, or several different, got {target!r}")
+        features.expect(*self.targets)
+        self._single = isinstance(target, str)
+        self._loss = loss
+        self.horizon = horizon
+        self._scales = Scales(self.targets, features.memory, by_lane=features.scaling == "lane")
+        objectives = {"l1": "quantile", "quantile": "quantile"}
+        self.objective = Objective(objectives.get(loss, loss), len(self.targets), tau)
+        scorers: dict[str, LossFn] = {
+            "l1": Absolute(),
+            "squared": Squared(),
+            "gaussian": Gaussian(),
+            "quantile": Quantile(tau),
+        }
+        self.scores: NumericScores = NumericScores(
+            self.targets,
+            scorers[loss],
+            horizon=horizon,
+            season=season,
+            n_lanes=lanes,
+            warmup=warmup,
+        )
+
+    def _read(self, record: Record) -> list[float]:
+        return [number(record, name) for name in self.targets]
+
+    def _scales_now(self, lane: int) -> tuple[Scale, ...]:
+        return tuple((s.mean, s.std) for s in self._scales.of(lane).values())
+
+    def _learn_scales(self, values: Sequence[float], lane: int) -> None:
+        for value, scaler in zip(values, self._scales.of(lane).values(), strict=True):
+            scaler.learn(value)
+
+    def _standardize(self, values: Sequence[float], scales: Sequence[Scale]) -> list[float]:
+        clip = self.features.clip
+        return [
+            min(max((v - mean) / std, -clip), clip)
+            for v, (mean, std) in zip(values, scales, strict=True)
+        ]
+
+    @override
+    def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
+        n = len(self.targets)
+        means = [o * s + m for o, (m, s) in zip(outputs[:n], step.scales, strict=True)]
+        stds = [o * s for o, (_, s) in zip(outputs[n:], step.scales, strict=False)]
+        return means + stds
+
+    @override
+    def publish(self, natural: Sequence[float], step: Step) -> Any:
+        n = len(self.targets)
+        if self._loss == "gaussian":
+            values: list[Any] = [{"mean": natural[i], "std": natural[n + i]} for i in range(n)]
+        else:
+            values = list(natural)
+        return values[0] if self._single else dict(zip(self.targets, values, strict=True))
+
+    @override
+    def publish_target(self, target: list[float] | int) -> Any:
+        assert isinstance(target, list)
+        return target[0] if self._single else dict(zip(self.targets, target, strict=True))
+
+    @override
+    def score(
+        self, lane: int, prediction: Sequence[float] | None, target: list[float] | int
+    ) -> float | None:
+        assert isinstance(target, list)
+        return self.scores.update(lane, prediction, target)
+
+    @override
+    def reset_lane(self, lane: int) -> None:
+        super().reset_lane(lane)
+        self._scales.reset_lane(lane)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        scales = {lane: list(each.values()) for lane, each in self._scales.state_dict().items()}
+        return super().state_dict() | {"scales": scales}
+
+    @override
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        scales = state["scales"].items()
+        self._scales.load_state_dict(
+            {lane: dict(zip(self.targets, each, strict=True)) for lane, each in scales}
+        )

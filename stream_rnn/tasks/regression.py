@@ -1,0 +1,76 @@
+"""The regression: numeric fields of an event from its other fields."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from stream_rnn.features import Features
+from stream_rnn.spi import Record
+from stream_rnn.tasks.base import Step, require_no_leak
+from stream_rnn.tasks.numeric import LossName, Numeric
+
+
+class Regression(Numeric):
+    """Predict numeric fields of the event itself from its other fields.
+
+    An event without a target is predicted and not learned from. The network also sees the previous
+    target of its lane (never its own).
+
+    Args:
+        features: what the network sees; must not contain a target.
+        target: a field, or several.
+        loss: as for a forecast.
+        tau: of "quantile".
+        season: events of one season, for the seasonal baseline.
+        previous_target: whether the previous target is an input.
+        lanes: streams.
+        warmup: targets that the cumulative scores leave out.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        target: str | list[str],
+        loss: LossName = "l1",
+        tau: float = 0.5,
+        season: int | None = None,
+        previous_target: bool = True,
+        *,
+        lanes: int = 1,
+        warmup: int = 0,
+    ) -> None:
+        super().__init__(features, target, 0, loss, tau, season, lanes, warmup)
+        require_no_leak(features, self.targets)
+        self._previous = self.remember("previous", list[float], list[float])
+        self._use_previous = previous_target
+        self.inputs = features.width + (len(self.targets) if previous_target else 0)
+
+    @override
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        known = any(record.get(name) is not None for name in self.targets)
+        values = self._read(record) if known else None
+        scalers = self._scales.of(lane)
+        for name, value in zip(self.targets, values or (), strict=False):
+            scalers[name].check(name, value)
+        x = self.features.encode(record, lane)
+        scales = self._scales_now(lane)  # as before this target
+        if self._use_previous:
+            previous = self._previous.get(lane)
+            x += [0.0] * len(scales) if previous is None else self._standardize(previous, scales)
+        y = None
+        if values is not None:
+            if scalers[self.targets[0]].n > 0:
+                y = self._standardize(values, scales)
+            self._learn_scales(values, lane)
+            self._previous[lane] = values
+        return [Step(x, y, values, scales)]
+
+    @override
+    def persist(self) -> dict[int, int]:
+        if not self._use_previous:
+            return {}
+        return {i: self.features.width + i for i in range(len(self.targets))}
+
+    @override
+    def describe(self) -> str:
+        return f"regression of {', '.join(self.targets)}, {self._loss} loss"
