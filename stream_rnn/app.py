@@ -12,18 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stream_rnn import banner, choices, config, settings
-from stream_rnn.codec import codec_by_name
-from stream_rnn.config import ConfigError
-from stream_rnn.credit import Fallback
-from stream_rnn.discovery import discover
-from stream_rnn.engine import Engine
-from stream_rnn.features import Features
-from stream_rnn.health import Governor
-from stream_rnn.lanes import Lanes
-from stream_rnn.model import assemble
-from stream_rnn.scores import Drift
-from stream_rnn.settings import (
+from stream_rnn import config
+from stream_rnn.assembly import banner, choices, settings
+from stream_rnn.assembly.discovery import discover
+from stream_rnn.assembly.model import assemble
+from stream_rnn.assembly.settings import (
     DeadLetters,
     LanesTable,
     LearnerTable,
@@ -31,6 +24,14 @@ from stream_rnn.settings import (
     MetricsTable,
     State,
 )
+from stream_rnn.codec import codec_by_name
+from stream_rnn.config import ConfigError
+from stream_rnn.credit import Fallback
+from stream_rnn.engine.engine import Engine
+from stream_rnn.features.encoder import Features
+from stream_rnn.health import Governor
+from stream_rnn.lanes import Lanes
+from stream_rnn.scores import Drift
 from stream_rnn.spi import Codec, Sink, Source
 from stream_rnn.tasks import TASKS, Task
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import app, config, evaluation, report, results, resuming, snapshot
+from stream_rnn import app, config, evaluation, report, results, resuming
 from stream_rnn import demo as demo_stream
-from stream_rnn.checkpointing import SOURCE
+from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.config import ConfigError
 from stream_rnn.daemon import run_job, serve
+from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
-from stream_rnn.state_files import CheckpointError
 
 
 def run(path: Path, max_events: int | None, fresh: bool) -> None:

@@ -15,17 +15,17 @@ from prometheus_client import CollectorRegistry
 
 from stream_rnn import __version__, report, results, resuming
 from stream_rnn.app import Job
-from stream_rnn.checkpoint import Store
-from stream_rnn.checkpointing import SOURCE, Identity, Schedule
+from stream_rnn.assembly.settings import MetricsTable
+from stream_rnn.checkpoint.files import CheckpointError
+from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
-from stream_rnn.connection import SourceGone
 from stream_rnn.console import Console, NoteHandler
 from stream_rnn.metrics import Metrics
-from stream_rnn.runtime import Runtime
-from stream_rnn.settings import MetricsTable
+from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
+from stream_rnn.runtime.connection import SourceGone
+from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import Guarantee, NotConnected, SettingError, Sink, Source
-from stream_rnn.state_files import CheckpointError
 from stream_rnn.status import StatusServer
 
 

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from stream_rnn.features.values import MAX_CHARS, BadEvent, category
 from stream_rnn.spi import Event, Record
-from stream_rnn.values import MAX_CHARS, BadEvent, category
 
 Batching = Literal["event", "log", "time"]
 """What a tick takes in: one event, a block that follows from the events alone, or a poll's."""

@@ -19,11 +19,12 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
-from stream_rnn import codec, config, settings
+from stream_rnn import codec, config
+from stream_rnn.assembly import settings
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES
-from stream_rnn.cycles import Calendar
-from stream_rnn.features import Features
+from stream_rnn.features.cycles import Calendar
+from stream_rnn.features.encoder import Features
 from stream_rnn.health import Governor
 from stream_rnn.spi import Sink, Source
 from stream_rnn.tasks import TASKS

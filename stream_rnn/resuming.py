@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from stream_rnn import snapshot
 from stream_rnn.app import Job
-from stream_rnn.checkpoint import Store
+from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.files import CheckpointError
+from stream_rnn.checkpoint.owner import move_aside
+from stream_rnn.checkpoint.snapshot import Loaded
+from stream_rnn.checkpoint.store import Store
 from stream_rnn.config import ConfigError
-from stream_rnn.snapshot import Loaded
-from stream_rnn.state_files import CheckpointError
-from stream_rnn.state_owner import move_aside
 
 
 def open_store(directory: Path, keep: int, fresh: bool) -> Store:

@@ -21,7 +21,7 @@ from importlib import metadata
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from stream_rnn.state_files import CheckpointError
+from stream_rnn.checkpoint.files import CheckpointError
 
 MAX_OPAQUE_BYTES = 1 << 20  # an ADWIN over 100,000 values is 2 KB; a rolling quantile 8 B a value
 MAX_DEPTH = 32  # River nests about 8 deep; deeper is a cycle or an attack

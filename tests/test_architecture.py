@@ -13,12 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
 CORE |= {"learner", "saved"}
-AT_THE_SIDE = {"scores", "report", "console", "status", "attempt", "health"}
-AT_THE_SIDE |= {"river_state", "tasks", "checkpoint", "metrics", "codec", "features", "lanes"}
-AT_THE_SIDE |= {"values", "scaler", "cycles", "per_lane", "pending", "block", "lines"}
-AT_THE_SIDE |= {"faults", "state_files", "state_owner", "manifest", "tensor_file"}
-AT_THE_SIDE |= {"snapshot", "snapshot_writer"}
-AROUND_THE_LOOP = {"patience", "connection", "outputs", "checkpointing", "watch"}
+AT_THE_SIDE = {"scores", "report", "console", "status", "health", "river_state", "tasks"}
+AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
 TOP = {"app", "daemon", "commands", "bench", "reference"}  # composition: they may know everybody
 # package or module -> which of ours it may import
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,42 +33,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{name: {"spi"} | AT_THE_SIDE for name in AT_THE_SIDE},
     # narrower than their neighbors
     "codec": {"spi"},
-    "values": {"spi"},
-    "scaler": {"values"},
-    "cycles": {"spi", "values"},
-    "per_lane": set(),
-    "features": {"spi", "values", "scaler", "cycles", "per_lane"},
-    "lanes": {"spi", "values"},
-    "pending": {"per_lane", "tasks"},
-    "block": {"spi"},
-    "lines": {"spi", "values", "pending", "tasks"},
-    "frames": {"learner"},
-    "faults": set(),
-    "state_files": set(),
-    "state_owner": {"state_files"},
-    "manifest": {"state_files"},
-    "tensor_file": {"manifest", "state_files"},
-    "snapshot": {"faults", "manifest", "state_files", "tensor_file"},
-    "checkpoint": {"faults", "manifest", "snapshot", "state_files", "state_owner"},
-    "snapshot_writer": {"checkpoint", "faults", "snapshot", "state_files"},
-    "river_state": {"state_files"},
+    "features": {"spi"},
+    "lanes": {"spi", "features"},
+    "checkpoint": {"spi"},
+    "river_state": {"checkpoint"},
     "scores": {"spi", "river_state"},
+    "tasks": {"spi", "features", "scores"},
     "metrics": {"spi"},
     "health": {"spi"},
     "config": {"spi"},
-    "engine": {"spi", "learner", "frames"} | AT_THE_SIDE,
-    "patience": set(),
-    "connection": {"spi", "patience", "engine", "metrics"},
-    "outputs": {"spi", "patience", "engine", "metrics"},
-    "checkpointing": {"spi", "config", "engine", "outputs"} | AT_THE_SIDE,
-    "watch": {"spi", "engine", "frames", "connection", "checkpointing"} | AT_THE_SIDE,
-    "runtime": {"spi", "engine", "frames"} | AROUND_THE_LOOP | AT_THE_SIDE,
-    "settings": {"config", "lanes"},
-    "choices": {"config", "settings"},
-    "discovery": {"spi", "config"},
-    "model": {"config", "settings", "choices", "tasks", "health"} | CORE,
-    "banner": {"spi", "settings", "choices", "model", "tasks"},
-    "resuming": {"config", "app", "checkpoint", "snapshot", "state_files", "state_owner"},
+    "engine": {"spi", "learner", "codec", "features", "lanes", "tasks", "scores"},
+    "runtime": {"spi", "config", "engine"} | AT_THE_SIDE,
+    "assembly": {"spi", "config", "lanes", "tasks", "health"} | CORE,
+    "resuming": {"config", "app", "checkpoint"},
     "results": {"spi", "report", "scores", "tasks"},
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
@@ -80,9 +53,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"spi", "linearization", "cells", "credit"},
     **{name: {"*"} for name in TOP},
 }
-TORCH_AT_THE_TOP = CORE | {"frames", "model", "bench", "testing"}
-TORCH_INSIDE = TORCH_AT_THE_TOP | {"tensor_file"}
-WITHOUT_TORCH = {"spi", "codec", "config", "settings", "cli", "testing"}  # with all they import
+TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing"}
+TORCH_INSIDE = TORCH_AT_THE_TOP | {"checkpoint"}
+WITHOUT_TORCH = {
+    "spi",
+    "codec",
+    "config",
+    "assembly.settings",
+    "cli",
+    "testing",
+}  # with all they import
 
 
 def modules(package: str) -> list[Path]:

@@ -13,11 +13,11 @@ import torch
 from prometheus_client import CollectorRegistry
 
 from stream_rnn import app
-from stream_rnn.checkpoint import Store
+from stream_rnn.assembly.settings import Limits
+from stream_rnn.checkpoint.store import Store
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
-from stream_rnn.runtime import Runtime
-from stream_rnn.settings import Limits
+from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import EndOfStream, Event
 from stream_rnn.testing import ListSink, ScriptedSource
 

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_rnn import app
 from stream_rnn.cli import _exit_code, cli
 from stream_rnn.daemon import make_runtime
-from stream_rnn.runtime import Runtime
+from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import EndOfStream
 from stream_rnn.status import StatusServer
 from stream_rnn.testing import ListSink, ScriptedSource

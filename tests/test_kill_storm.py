@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stream_rnn import snapshot
+from stream_rnn.checkpoint import snapshot
 
 pytestmark = pytest.mark.slow
 

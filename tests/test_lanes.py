@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_rnn.features.values import BadEvent
 from stream_rnn.lanes import Lanes
 from stream_rnn.spi import Event
-from stream_rnn.values import BadEvent
 
 
 def test_without_a_key_everything_runs_in_one_lane() -> None:

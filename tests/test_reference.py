@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import pytest
 
-from stream_rnn import reference, settings
+from stream_rnn import reference
+from stream_rnn.assembly import settings
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES
-from stream_rnn.cycles import Calendar
-from stream_rnn.features import Features
+from stream_rnn.features.cycles import Calendar
+from stream_rnn.features.encoder import Features
 from stream_rnn.tasks import TASKS
 from stream_rnn.update import UPDATES
 

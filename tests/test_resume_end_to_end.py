@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stream_rnn import snapshot
+from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.faults import STAGES
 from stream_rnn.cli import _exit_code, cli
-from stream_rnn.faults import STAGES
 
 CONFIG = """
 [source]

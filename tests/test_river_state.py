@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import drift, metrics, preprocessing, stats, utils
 
+from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.river_state import MAX_OPAQUE_BYTES, dump, load
-from stream_rnn.state_files import CheckpointError
 
 Draw = random.Random
 

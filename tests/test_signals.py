@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_rnn import snapshot
+from stream_rnn.checkpoint import snapshot
 
 FOLLOW = 'kind = "jsonl"\npath = "events.jsonl"\nfollow = true\n'
 CONFIG = """

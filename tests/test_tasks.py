@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from stream_rnn import app
-from stream_rnn.features import Features
+from stream_rnn.features.encoder import Features
+from stream_rnn.features.values import BadEvent
 from stream_rnn.spi import Event
 from stream_rnn.tasks import Classification, Forecast, NextSymbol, Regression, Task
-from stream_rnn.values import BadEvent
 
 TINY = {
     "cell": {"kind": "gru", "units": 4},

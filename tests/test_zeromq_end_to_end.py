@@ -13,11 +13,12 @@ import pytest
 import zmq
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import app, snapshot
-from stream_rnn.checkpoint import Store
+from stream_rnn import app
+from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.store import Store
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
-from stream_rnn.runtime import Runtime
+from stream_rnn.runtime.loop import Runtime
 
 N = 40
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from stream_rnn.features import Features
-from stream_rnn.per_lane import PerLane
+from stream_rnn.features.encoder import Features
+from stream_rnn.features.per_lane import PerLane
 from stream_rnn.scores import ClassScores, NumericScores
 from stream_rnn.spi import Record
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing_extensions import override
 
-from stream_rnn.features import Features
+from stream_rnn.features.encoder import Features
+from stream_rnn.features.values import category
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step, require_no_leak
 from stream_rnn.tasks.symbols import Symbols
-from stream_rnn.values import category
 
 
 class Classification(Symbols):

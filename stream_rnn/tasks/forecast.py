@@ -6,7 +6,7 @@ from collections import deque
 
 from typing_extensions import override
 
-from stream_rnn.features import Features
+from stream_rnn.features.encoder import Features
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step
 from stream_rnn.tasks.numeric import LossName, Numeric

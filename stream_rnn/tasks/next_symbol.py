@@ -6,11 +6,11 @@ from typing import Literal
 
 from typing_extensions import override
 
-from stream_rnn.features import Features
+from stream_rnn.features.encoder import Features
+from stream_rnn.features.values import BadEvent, category
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step
 from stream_rnn.tasks.symbols import Symbols
-from stream_rnn.values import BadEvent, category
 
 
 class NextSymbol(Symbols):

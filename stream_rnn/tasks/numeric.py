@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from typing_extensions import override
 
-from stream_rnn.features import Features
-from stream_rnn.scaler import Scales
+from stream_rnn.features.encoder import Features
+from stream_rnn.features.scaler import Scales
+from stream_rnn.features.values import number
 from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantile, Squared
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Objective, Scale, Step, Task
-from stream_rnn.values import number
 
 LossName = Literal["l1", "squared", "quantile", "gaussian"]
 

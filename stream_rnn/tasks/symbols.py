@@ -7,10 +7,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from stream_rnn.features import Features
+from stream_rnn.features.encoder import Features
+from stream_rnn.features.values import BadEvent
 from stream_rnn.scores import ClassScores
 from stream_rnn.tasks.base import Objective, Step, Task
-from stream_rnn.values import BadEvent
 
 
 class Symbols(Task):

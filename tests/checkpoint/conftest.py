@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stream_rnn.checkpoint import Store
-from stream_rnn.snapshot import Snapshot
+from stream_rnn.checkpoint.snapshot import Snapshot
+from stream_rnn.checkpoint.store import Store
 
 
 def snapshot(step: int, **tensors: Tensor) -> Snapshot:

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_rnn.checkpoint import Store
-from stream_rnn.snapshot import Snapshot, read, snapshots
-from stream_rnn.state_files import CheckpointError
+from stream_rnn.checkpoint.files import CheckpointError
+from stream_rnn.checkpoint.snapshot import Snapshot, read, snapshots
+from stream_rnn.checkpoint.store import Store
 
 FILES = ["state.safetensors", "host.json", "manifest.json"]
 

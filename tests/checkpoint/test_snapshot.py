@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from stream_rnn.checkpoint import Store
-from stream_rnn.manifest import FORMAT
-from stream_rnn.snapshot import Snapshot, read
-from stream_rnn.state_files import CheckpointError, UnknownFormat
+from stream_rnn.checkpoint.files import CheckpointError, UnknownFormat
+from stream_rnn.checkpoint.manifest import FORMAT
+from stream_rnn.checkpoint.snapshot import Snapshot, read
+from stream_rnn.checkpoint.store import Store
 
 FILES = ["state.safetensors", "host.json", "manifest.json"]
 

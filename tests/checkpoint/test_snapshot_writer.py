@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from stream_rnn.checkpoint import Store
-from stream_rnn.faults import STAGES
-from stream_rnn.snapshot import SavedInfo, Snapshot, snapshots
-from stream_rnn.snapshot_writer import Failure, SnapshotWriter
-from stream_rnn.state_files import CheckpointError, Fenced
+from stream_rnn.checkpoint.faults import STAGES
+from stream_rnn.checkpoint.files import CheckpointError, Fenced
+from stream_rnn.checkpoint.snapshot import SavedInfo, Snapshot, snapshots
+from stream_rnn.checkpoint.store import Store
+from stream_rnn.checkpoint.writer import Failure, SnapshotWriter
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,9 +176,9 @@ from pathlib import Path
 import torch, safetensors.torch
 
 def child(directory):
-    from stream_rnn.checkpoint import Store
-    from stream_rnn.snapshot import Snapshot
-    from stream_rnn.snapshot_writer import SnapshotWriter
+    from stream_rnn.checkpoint.store import Store
+    from stream_rnn.checkpoint.snapshot import Snapshot
+    from stream_rnn.checkpoint.writer import SnapshotWriter
     store = Store(directory); store.open(); store.newest()
     writer = SnapshotWriter(store, before=lambda: None)
     for step in range(1, 6):
@@ -240,7 +240,7 @@ def test_kill_9_at_any_stage_leaves_a_loadable_state(
 @pytest.mark.parametrize("setting", ["nowhere:1", "before_ack:x", "before_ack:-1", ":"])
 def test_a_fault_that_would_never_fire_is_refused(setting: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import stream_rnn.checkpoint"],
+        [sys.executable, "-c", "import stream_rnn.checkpoint.store"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "STREAM_RNN_FAULT": setting},
         capture_output=True,
         text=True,

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from stream_rnn.checkpoint import Store
-from stream_rnn.snapshot import Snapshot, read, snapshots
-from stream_rnn.state_files import CheckpointError, Fenced, StateLocked
-from stream_rnn.state_owner import move_aside
+from stream_rnn.checkpoint.files import CheckpointError, Fenced, StateLocked
+from stream_rnn.checkpoint.owner import move_aside
+from stream_rnn.checkpoint.snapshot import Snapshot, read, snapshots
+from stream_rnn.checkpoint.store import Store
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_second_process_is_told_the_owners_pid(store: Store) -> None:
     script = (
-        "import sys; from pathlib import Path; from stream_rnn.checkpoint import *\n"
-        "from stream_rnn.state_owner import *\n"
+        "import sys; from pathlib import Path; from stream_rnn.checkpoint.store import *\n"
+        "from stream_rnn.checkpoint.owner import *\n"
         "assert 'torch' not in sys.modules\n"
         "try: Store(Path(sys.argv[1])).open()\n"
         "except StateLocked as error: print(error)\n"

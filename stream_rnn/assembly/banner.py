@@ -1,0 +1,50 @@
+"""What `run` and `check` print first: what is read, what is promised, what learns, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stream_rnn import __version__
+from stream_rnn.assembly.choices import spelled
+from stream_rnn.assembly.model import Model
+from stream_rnn.assembly.settings import MetricsTable, State
+from stream_rnn.spi import Guarantee, Sink, Source
+from stream_rnn.tasks import Task
+
+PROMISES = {
+    Guarantee.REPLAYABLE: "every event affects the model exactly once, across crashes",
+    Guarantee.ACKABLE: "at least once: what was not acknowledged comes again after a crash",
+    Guarantee.FIRE_AND_FORGET: "at most once: a crash loses the events since the last snapshot",
+}
+
+
+def lines(
+    source: Source,
+    task: Task,
+    model: Model,
+    sinks: Sequence[Sink],
+    letter_path: str,
+    state: State,
+    metrics: MetricsTable | None,
+) -> list[str]:
+    """One line for each thing a person should know before the daemon runs."""
+    chosen = model.chosen
+    rungs = [spelled(t) for t in (chosen["credit"], *chosen["fallback"])]
+    how_often = f"every {state.every_events} events"
+    if not state.every_events:
+        how_often = f"every {state.every_s:g} s"
+    said = [
+        f"stream-rnn {__version__}",
+        f"  source       {source.describe()}",
+        f"  guarantee    {source.guarantee.value}: {PROMISES[source.guarantee]}",
+        f"  task         {task.describe()}",
+        f"  model        {spelled(chosen['cell'])}, {task.inputs} inputs, "
+        f"{model.n_parameters} parameters, {chosen['dtype']} on {model.device}",
+        f"  learning     {' -> '.join(rungs)}, {spelled(chosen['optimizer'])}",
+    ]
+    said += [f"    chosen     {reason}" for reason in model.why]
+    said += [f"  sink         {sink.describe()}" for sink in sinks]
+    said += [f"  dead letters {letter_path}", f"  state        {state.dir}, {how_often}"]
+    where = f"http://{metrics.address}/" if metrics else "off (add a [metrics] table)"
+    said.append(f"  metrics      {where}")
+    return said

@@ -1,0 +1,1 @@
+"""Snapshots on disk: written atomically, verified before use, owned by one process."""

@@ -1,0 +1,114 @@
+"""The manifest of a snapshot: what its files must be; guarded by a checksum of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from stream_rnn.checkpoint.files import CheckpointError, UnknownFormat, open_regular
+
+FORMAT = 1
+MAX_MANIFEST_BYTES = 16 << 20  # a tensor's line takes 100 bytes; read whole, before any checksum
+MAX_JSON_DEPTH = 100
+
+TENSORS, HOST, MANIFEST = "state.safetensors", "host.json", "manifest.json"
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True):
+    """What a file must be, to the byte."""
+
+    sha256: str
+    bytes: Count
+
+
+class TensorInfo(msgspec.Struct, forbid_unknown_fields=True):
+    """Dtype by torch's name, and shape."""
+
+    dtype: str
+    shape: list[Count]
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    """Everything about a snapshot but its tensors and its host state."""
+
+    format: int
+    step: Count
+    epoch: Count
+    created: str
+    parent: Count | None
+    fingerprint: str
+    positions: dict[str, dict[str, int | str]]
+    execution: dict[str, str]
+    files: dict[str, File]
+    tensors: dict[str, TensorInfo]
+    config: dict[str, Any]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and verify the manifest of a snapshot folder; no other file is looked at.
+
+    Raises:
+        CheckpointError: damaged or forged; UnknownFormat: newer than this program.
+    """
+    path = folder / MANIFEST
+    with open_regular(path) as descriptor:
+        if os.fstat(descriptor).st_size > MAX_MANIFEST_BYTES:
+            raise CheckpointError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes, not a manifest")
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            content = parse_json(file.read(MAX_MANIFEST_BYTES), path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    version = content.get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise UnknownFormat(
+            f"{path}: format {version}, this program reads up to {FORMAT}; use the newer "
+            "version of stream-rnn that wrote it"
+        )
+    guard = content.pop("sha256", None)
+    if guard != _guard(content):
+        raise CheckpointError(f"{path}: its checksum does not match its content")
+    try:
+        return msgspec.convert(content, Manifest)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def encode_manifest(manifest: Manifest, folder: Path) -> bytes:
+    """The manifest as JSON for people, guarded; CheckpointError names `folder` if it is too large.
+
+    What it holds of other types (dates, paths) becomes text.
+    """
+    # Through JSON and back, so that the guard covers what a reader will see (nan becomes null).
+    content = msgspec.json.decode(msgspec.json.encode(manifest, enc_hook=str))
+    msgspec.convert(content, Manifest)
+    guarded = msgspec.json.encode({**content, "sha256": _guard(content)})
+    if len(guarded) > MAX_MANIFEST_BYTES // 4:  # a quarter, for the indentation
+        raise CheckpointError(f"{folder / MANIFEST}: {len(guarded)} bytes of manifest are too many")
+    return msgspec.json.format(guarded, indent=2)
+
+
+def _guard(content: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def parse_json(data: bytes, path: Path) -> object:
+    """Parse JSON of modest depth; CheckpointError names `path`."""
+    try:
+        value: object = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH}") from error
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH):
+        containers = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [c for v in containers for c in v if isinstance(c, dict | list)]
+        if not level:
+            return value
+    raise CheckpointError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH}")

@@ -1,0 +1,1 @@
+"""Events -> predictions: blocks, ticks, and the lines that come of them."""

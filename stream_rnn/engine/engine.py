@@ -1,0 +1,286 @@
+"""Events -> predictions: decode, lay out ticks, step the learner, score what fell due.
+
+Nothing here reads a clock that influences anything, opens a connection or writes a file. A *block*
+is what one tick takes in: with `batching = "event"` one event, else several events of different
+lanes. Nothing that learns is touched before a block closes, so an open block can be dropped at any
+time and will come again.
+
+Longer than most: the whole way of an event through one tick can be read in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from stream_rnn.engine.block import Item, OpenBlock
+from stream_rnn.engine.frames import Frames, Tick, moved, tick_of
+from stream_rnn.engine.lines import Lines
+from stream_rnn.engine.pending import Pending, Scored
+from stream_rnn.features.values import BadEvent
+from stream_rnn.lanes import Batching, Lanes
+from stream_rnn.learner import Learner
+from stream_rnn.scores import Drift
+from stream_rnn.spi import Codec, DecodeError, Event, Record
+from stream_rnn.tasks import Step, Task
+
+STAGES = ("decode", "features", "step", "emit")
+
+
+@dataclass(slots=True)
+class Counts:
+    """Plain numbers of this process, for metrics."""
+
+    applied: int = 0
+    predictions: int = 0
+    scored: int = 0
+    replayed: int = 0
+    rejected: dict[str, int] = field(
+        default_factory=lambda: {"decode": 0, "features": 0, "learn": 0}
+    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+
+@dataclass(slots=True)
+class _Run:
+    """One event while its steps are learned."""
+
+    item: Item
+    lane: int
+    steps: list[Step]
+    prediction: Any = None
+    scored: list[Scored] = field(default_factory=list)
+    rejected: bool = False
+
+
+class Engine:
+    """One stream's way through the model.
+
+    Args:
+        codec: bytes -> record.
+        task: record -> steps and back.
+        lanes: key -> lane.
+        learner: stepped once per tick, from the thread that calls `feed`.
+        batching: when a block closes: after each "event"; after `block` events or when a lane would
+            come twice ("log"); that, or at the end of a poll ("time", not reproducible).
+        block: events at most in a block.
+        source: name that prefixes ids, "" for a single source.
+        keep_bytes: of the original payload in a dead letter.
+        replayed_until: ordinal up to which events were possibly emitted before.
+        mark: told the ordinal of each event before it is attempted.
+        on_tick: told of each tick, between two of them; may move the fallback ladder.
+        on_score: told of each scored prediction: the prediction, its target and its loss.
+        drift: watches the losses, or None.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        task: Task,
+        lanes: Lanes,
+        learner: Learner,
+        *,
+        batching: Batching = "event",
+        block: int | None = None,
+        source: str = "",
+        keep_bytes: int = 4096,
+        replayed_until: int = 0,
+        mark: Callable[[int], None] = lambda ordinal: None,
+        on_tick: Callable[[Tick], None] = lambda tick: None,
+        on_score: Callable[[list[float], list[float] | int, float], None] | None = None,
+        drift: Drift | None = None,
+    ) -> None:
+        self.codec = codec
+        self.task = task
+        self.lanes = lanes
+        self.learner = learner
+        self.batching = batching
+        self.replayed_until = replayed_until
+        self.mark = mark
+        self.on_tick = on_tick
+        self.on_score = on_score
+        self.drift = drift
+        self.probe_update = False  # ask for `update_ratio` of the next tick
+        self.update_ratio: float | None = None
+        self.counts = Counts()
+        self.step = 0  # ticks learned in the whole life of the model
+        self.ordinal = 0  # events attempted in the whole life of the model
+        self.positions: dict[str, int | str] = {}
+        self.outputs: list[Record] = []
+        self.letters: list[Record] = []
+        size = 1 if batching == "event" else min(block or lanes.capacity, lanes.capacity)
+        self._open = OpenBlock(size)
+        self._pending = Pending(task)
+        self._lines = Lines(task, source, keep_bytes)
+        self._frames = Frames(learner, lanes.capacity, task.inputs)
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether no block is open: a snapshot taken now is exactly `positions`."""
+        return not len(self._open)
+
+    @property
+    def fed(self) -> int:
+        """Events taken in the whole life of the model, those of the open block included."""
+        return self.ordinal + len(self._open)
+
+    def last_fed(self, partition: str) -> int | str | None:
+        """Position of the partition's newest event, be it in the open block."""
+        position = self._open.positions.get(partition)
+        return self.positions.get(partition) if position is None else position
+
+    def feed(self, event: Event) -> None:
+        """Take one event; may close a block."""
+        start = perf_counter()
+        item = Item(event)
+        try:
+            item.record = self.codec.decode(event.data)
+            item.key = self.lanes.key_of(event, item.record)
+        except DecodeError as error:
+            item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
+        except BadEvent as error:
+            item.letter = self._lines.letter(event, "features", error.issue, str(error))
+        self.counts.seconds["decode"] += perf_counter() - start
+        if not self._open.has_room_for(item):
+            self.close_block()
+        self._open.add(item)
+        if self._open.is_full:
+            self.close_block()
+
+    def end_of_poll(self) -> None:
+        """The source had nothing more for now."""
+        if self.batching == "time":
+            self.close_block()
+
+    def drop_open_block(self) -> None:
+        """Forget events that no tick has taken in; they are not in `positions`."""
+        self._open.take()
+
+    def close_block(self) -> None:
+        """Run the open block through the learner."""
+        block = self._open.take()
+        runs: list[_Run] = []
+        start = perf_counter()
+        for item in block:
+            self.ordinal += 1
+            self.mark(self.ordinal)
+            if item.record is not None and item.letter is None:
+                try:
+                    runs.append(self._prepare(item, item.record))
+                except BadEvent as error:
+                    text = str(error)
+                    item.letter = self._lines.letter(item.event, "features", error.issue, text)
+        self.counts.seconds["features"] += perf_counter() - start
+        for i in range(max((len(run.steps) for run in runs), default=0)):
+            self._tick([run for run in runs if len(run.steps) > i], i)
+        start = perf_counter()
+        self._finish(block, runs)
+        self.counts.seconds["emit"] += perf_counter() - start
+
+    # One block ------------------------------------------------------------------------------------
+
+    def _prepare(self, item: Item, record: Record) -> _Run:
+        lane, anew = self.lanes.assign(item.key)
+        if anew:
+            self._reset_lane(lane)
+        return _Run(item, lane, self.task.steps(record, lane))
+
+    def _reset_lane(self, lane: int) -> None:
+        self.learner.reset(self._frames.only(lane))
+        self.task.reset_lane(lane)
+        self._pending.reset_lane(lane)
+
+    def _tick(self, runs: Sequence[_Run], i: int) -> None:
+        """Step i of each run: one pass of the learner."""
+        start = perf_counter()
+        self._frames.clear()
+        for run in runs:
+            self._frames.put(run.lane, run.steps[i].x, run.steps[i].y)
+        frame = self._frames.frame()
+        before = [p.clone() for p in self.learner.parameters()] if self.probe_update else []
+        outcome = self.learner.step(frame)
+        if self.probe_update:
+            self.update_ratio = moved(before, self.learner.parameters())
+            self.probe_update = False
+        predictions = outcome.prediction_BP.tolist()  # sync: the predictions are published
+        rejected = outcome.rejected_B.tolist()
+        self.step += 1
+        seconds = perf_counter() - start
+        self.counts.seconds["step"] += seconds
+        for run in runs:
+            if rejected[run.lane]:
+                run.rejected = True
+            else:
+                self._score(run, i, predictions[run.lane])
+        self.on_tick(tick_of(outcome, seconds))
+
+    def _score(self, run: _Run, i: int, outputs: list[float]) -> None:
+        """Keep the prediction made at this step, and score the one that fell due."""
+        step = run.steps[i]
+        natural = self.task.natural(outputs, step)
+        name = self._lines.id_of(run.item.event)
+        if i == len(run.steps) - 1:
+            run.prediction = self.task.publish(natural, step)
+        else:
+            name += f"#{i}"
+        scored = self._pending.settle(run.lane, name, natural, step.target)
+        if scored is None:
+            return
+        self.counts.scored += 1
+        run.scored.append(scored)
+        if self.drift is not None:
+            self.drift.update(scored.loss)
+        if self.on_score is not None:
+            self.on_score(scored.prediction, scored.target, scored.loss)
+
+    def _finish(self, block: Sequence[Item], runs: Sequence[_Run]) -> None:
+        """Predictions, dead letters and positions, in the order of the events."""
+        by_event = {id(run.item): run for run in runs}
+        first = self.ordinal - len(block) + 1
+        for ordinal, item in enumerate(block, first):
+            run = by_event.get(id(item))
+            if run is not None and run.rejected:
+                reason = "the step came out non-finite or absurd; nothing was learned from it"
+                item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
+            if item.letter is not None:
+                self.counts.rejected[item.letter["stage"]] += 1
+                self.letters.append(item.letter)
+            elif run is not None:
+                replayed = ordinal <= self.replayed_until
+                line = self._lines.prediction(
+                    item.event,
+                    item.key,
+                    run.prediction,
+                    run.scored,
+                    step=self.step,
+                    replayed=replayed,
+                )
+                self.outputs.append(line)
+                self.counts.applied += 1
+                self.counts.predictions += 1
+                self.counts.replayed += replayed
+            self.positions[item.event.partition] = item.event.position
+
+    # State ----------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything on the host that influences the future: plain values, JSON-able."""
+        return {
+            "step": self.step,
+            "ordinal": self.ordinal,
+            "task": self.task.state_dict(),
+            "lanes": self.lanes.state_dict(),
+            "pending": self._pending.state_dict(),
+            "drift": None if self.drift is None else self.drift.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave; raises ValueError or KeyError on another model's."""
+        self.step, self.ordinal = int(state["step"]), int(state["ordinal"])
+        self.task.load_state_dict(state["task"])
+        self.lanes.load_state_dict(state["lanes"])
+        self._pending.load_state_dict(state["pending"])
+        if self.drift is not None and state["drift"] is not None:
+            self.drift.load_state_dict(state["drift"])

@@ -1,0 +1,90 @@
+"""The lines that leave the daemon: predictions, and dead letters for events it cannot use."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from stream_rnn.engine.pending import Scored
+from stream_rnn.features.values import MAX_CHARS
+from stream_rnn.spi import Event, Record
+from stream_rnn.tasks import Task
+
+
+class Lines:
+    """Writes the lines of one stream.
+
+    Args:
+        task: knows how a target is published.
+        source: name that prefixes ids, "" for a single source.
+        keep_bytes: of the original payload in a dead letter.
+    """
+
+    def __init__(self, task: Task, source: str, keep_bytes: int) -> None:
+        self._task = task
+        self._source = source
+        self._keep_bytes = keep_bytes
+
+    def id_of(self, event: Event) -> str:
+        """Names the event, and the prediction made at it, for good."""
+        name = f"{event.partition}:{event.position}"
+        return f"{self._source}/{name}" if self._source else name
+
+    def prediction(
+        self,
+        event: Event,
+        key: str | None,
+        prediction: Any,
+        scored: Sequence[Scored],
+        *,
+        step: int,
+        replayed: bool,
+    ) -> Record:
+        """The prediction made at `event`, and those that it settled: the last one, the mean loss.
+
+        Args:
+            event: the one it was made at.
+            key: of its stream.
+            prediction: as the task publishes it.
+            scored: what fell due at the event, in order.
+            step: ticks learned by then.
+            replayed: whether it was possibly emitted before.
+        """
+        settled: dict[str, Any] | None = None
+        if scored:
+            settled = {
+                "id": scored[-1].id,
+                "target": self._task.publish_target(scored[-1].target),
+                "loss": sum(each.loss for each in scored) / len(scored),
+            }
+            if len(scored) > 1:
+                settled["n"] = len(scored)
+        return {
+            "id": self.id_of(event),
+            "key": key,
+            "partition": event.partition,
+            "position": event.position,
+            "prediction": prediction,
+            "step": step,
+            "replayed": replayed,
+            "scored": settled,
+        }
+
+    def letter(self, event: Event, stage: str, issue: str, reason: str) -> Record:
+        """Why the event was not used, with what is needed to tell which it was."""
+        kept = event.data[: self._keep_bytes]
+        return {
+            "id": self.id_of(event),
+            "partition": event.partition,
+            "position": event.position,
+            "stage": stage,
+            "issue": issue,
+            "reason": reason,
+            "key": None if event.key is None else event.key[:MAX_CHARS],
+            "timestamp": event.timestamp,
+            "size_bytes": len(event.data),
+            "sha256": hashlib.sha256(event.data).hexdigest(),
+            "data_base64": base64.b64encode(kept).decode("ascii"),
+        }

@@ -1,0 +1,79 @@
+"""Predictions wait here for what they predicted, and are scored when it comes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stream_rnn.features.per_lane import PerLane
+from stream_rnn.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A prediction that fell due.
+
+    Attributes:
+        id: of the prediction, not of the event that settled it.
+        prediction: in the units of the stream, as is the target.
+        target: what came.
+        loss: the task's.
+    """
+
+    id: str
+    prediction: list[float]
+    target: list[float] | int
+    loss: float
+
+
+class Pending:
+    """The predictions of each lane that are not yet due, oldest first.
+
+    Args:
+        task: scores them; its horizon says for how many of the lane's steps they wait.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._waiting: PerLane[deque[tuple[str, list[float]]]] = PerLane(
+            saved=list,
+            restored=lambda queue: deque((str(name), [float(v) for v in p]) for name, p in queue),
+        )
+
+    def settle(
+        self, lane: int, name: str, prediction: list[float], target: list[float] | int | None
+    ) -> Scored | None:
+        """One step of a lane: score what fell due, keep what is new.
+
+        Args:
+            lane: where the step was made.
+            name: id of the new prediction.
+            prediction: the new one, in the units of the stream.
+            target: of this step; None: unknown, and what fell due is never scored.
+        """
+        due: tuple[str, list[float]] | None
+        if self._task.horizon == 0:
+            due = (name, prediction)
+        else:
+            waiting = self._waiting.setdefault(lane, deque())
+            due = waiting.popleft() if len(waiting) >= self._task.horizon else None
+            waiting.append((name, prediction))
+        if target is None:
+            return None
+        # without a prediction too: the baselines learn the target
+        loss = self._task.score(lane, None if due is None else due[1], target)
+        return None if due is None or loss is None else Scored(*due, target, loss)
+
+    def reset_lane(self, lane: int) -> None:
+        """Another key takes the lane."""
+        self._waiting.pop(lane, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-able."""
+        return self._waiting.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self._waiting.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""Records -> rows of numbers; every value read with suspicion."""

@@ -1,0 +1,220 @@
+"""Records -> rows of numbers: numeric fields standardized online, categories, calendar, lags.
+
+All state is plain Python and part of every snapshot; one event leaves the same state whatever came
+in one poll with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from stream_rnn.features.cycles import Calendar
+from stream_rnn.features.per_lane import PerLane
+from stream_rnn.features.scaler import Scales
+from stream_rnn.features.values import BadEvent, category, number
+from stream_rnn.spi import Record
+
+
+class Features:
+    """What the network sees of an event.
+
+    Args:
+        numeric: fields to standardize online.
+        categorical: field -> its categories (an unknown one is all zeros, and counted), or a list
+            of fields whose categories are learned as they come, up to `max_categories`.
+        calendar: cyclic time features.
+        lags: numeric field -> how many events back, e.g. `{ load = [1, 24] }`.
+        missing: what to do when a field is missing or not a finite number: "reject" the event (dead
+            letter), use the field's "previous" value, or its "mean"; a missing category is then all
+            zeros. Always counted. Fields that nothing reads are ignored and counted as extra.
+        clip: standardized values are held within +- this.
+        memory: events over which scales fade.
+        scaling: "shared" by all lanes, or one scale per "lane".
+        max_categories: room for categories learned as they come.
+    """
+
+    def __init__(
+        self,
+        numeric: list[str] | None = None,
+        categorical: dict[str, list[str]] | list[str] | None = None,
+        calendar: Calendar | None = None,
+        lags: dict[str, list[int]] | None = None,
+        missing: Literal["reject", "previous", "mean"] = "reject",
+        clip: float = 10.0,
+        memory: int = 10_000,
+        scaling: Literal["shared", "lane"] = "shared",
+        max_categories: int = 32,
+    ) -> None:
+        self.numeric = tuple(dict.fromkeys(numeric or ()))
+        fixed = categorical if isinstance(categorical, dict) else {}
+        open_fields = () if isinstance(categorical, dict) else tuple(categorical or ())
+        self.vocabularies = {name: list(dict.fromkeys(values)) for name, values in fixed.items()}
+        self.vocabularies |= {name: [] for name in open_fields}
+        self._open = frozenset(open_fields)
+        self.calendar = calendar
+        self.lags = {name: tuple(sorted(set(back))) for name, back in (lags or {}).items()}
+        for name, back in self.lags.items():
+            if name not in self.numeric:
+                raise ValueError(f"lags: {name!r} is not among numeric = {list(self.numeric)}")
+            if not back or back[0] < 1 or back[-1] > 100_000:
+                raise ValueError(f"lags.{name}: expected numbers in 1..100000, got {list(back)}")
+        if not clip > 0:
+            raise ValueError(f"clip must be positive, got {clip}")
+        if memory < 2:
+            raise ValueError(f"memory must be at least 2, got {memory}")
+        if not 1 <= max_categories <= 100_000:
+            raise ValueError(f"max_categories must be in 1..100000, got {max_categories}")
+        self.missing = missing
+        self.clip = clip
+        self.memory = memory
+        self.scaling = scaling
+        self.max_categories = max_categories
+        self.issues: dict[str, int] = {}
+        self._scales = Scales(self.numeric, memory, by_lane=scaling == "lane")
+        self._history: PerLane[dict[str, deque[float]]] = PerLane(
+            saved=lambda fields: {name: list(past) for name, past in fields.items()},
+            restored=lambda fields: {name: self._past(name, past) for name, past in fields.items()},
+        )
+        self._expected = {*self.numeric, *self.vocabularies}
+        if calendar is not None:
+            self._expected.add(calendar.field)
+
+    def expect(self, *names: str | None) -> None:
+        """Fields that something else reads (a target, a key): they are not counted as extra."""
+        self._expected |= {name for name in names if name is not None}
+
+    @property
+    def width(self) -> int:
+        """I, numbers per event."""
+        room = sum(self._room(name) for name in self.vocabularies)
+        lags = sum(len(back) for back in self.lags.values())
+        return len(self.numeric) + room + lags + (self.calendar.width if self.calendar else 0)
+
+    def names(self) -> list[str]:
+        """One name per number, for the banner and for the persistence prior."""
+        names = list(self.numeric)
+        for field, values in self.vocabularies.items():
+            if field in self._open:
+                names += [f"{field}#{i}" for i in range(self.max_categories)]
+            else:
+                names += [f"{field}={value}" for value in values]
+        names += [f"{field}[-{back}]" for field, all_back in self.lags.items() for back in all_back]
+        if self.calendar:
+            names += self.calendar.names()
+        return names
+
+    def encode(self, record: Record, lane: int) -> list[float]:
+        """One row of `width` numbers; learns the scales, or raises BadEvent and learns nothing."""
+        values = {name: self._number(record, name, lane) for name in self.numeric}
+        chosen = {name: self._choose(record, name) for name in self.vocabularies}
+        time = self._time(record)
+        # nothing below can fail: from here on the event counts
+        if not record.keys() <= self._expected:
+            self._count("extra")
+        row: list[float] = []
+        scalers = self._scales.of(lane)
+        for name, (value, is_measured) in values.items():
+            scaler = scalers[name]
+            if is_measured:  # a filled-in one would narrow the scale while a sensor is away
+                scaler.learn(value)
+            scaled = scaler.scale(value)
+            if abs(scaled) > self.clip:
+                self._count("clipped")
+                scaled = math.copysign(self.clip, scaled)
+            row.append(scaled)
+        standardized = dict(zip(self.numeric, row, strict=True))
+        for name, choice in chosen.items():
+            row += self._one_hot(name, choice)
+        return row + self._lagged(standardized, lane) + time
+
+    def reset_lane(self, lane: int) -> None:
+        """Another key takes the lane."""
+        self._history.pop(lane, None)
+        self._scales.reset_lane(lane)
+
+    def _number(self, record: Record, name: str, lane: int) -> tuple[float, bool]:
+        """The field's value, and whether it was measured (or filled in)."""
+        scaler = self._scales.of(lane)[name]
+        try:
+            value = number(record, name)
+            scaler.check(name, value)
+        except BadEvent as error:
+            self._count(error.issue)
+            if self.missing == "reject" or scaler.n == 0:
+                raise
+            past = self._history.get(lane, {}).get(name)
+            if self.missing == "previous" and past:
+                return scaler.unscale(past[-1]), False
+            return scaler.mean, False
+        return value, True
+
+    def _time(self, record: Record) -> list[float]:
+        if self.calendar is None:
+            return []
+        try:
+            return self.calendar.encode(record)
+        except BadEvent as error:
+            self._count(error.issue)
+            raise
+
+    def _choose(self, record: Record, name: str) -> str | None:
+        try:
+            return category(record, name)
+        except BadEvent as error:
+            self._count(error.issue)
+            if self.missing == "reject":
+                raise
+            return None
+
+    def _room(self, name: str) -> int:
+        return self.max_categories if name in self._open else len(self.vocabularies[name])
+
+    def _one_hot(self, name: str, choice: str | None) -> list[float]:
+        known, room = self.vocabularies[name], self._room(name)
+        row = [0.0] * room
+        if choice is None:
+            return row
+        if choice not in known and len(known) < room:  # a fixed one has no room left
+            known.append(choice)
+        if choice in known:
+            row[known.index(choice)] = 1.0
+        else:
+            self._count("unknown_category")
+        return row
+
+    def _lagged(self, standardized: Mapping[str, float], lane: int) -> list[float]:
+        """Earlier values of the lane (0, the mean, where there are none), then remember these."""
+        history = self._history.setdefault(lane, {})
+        out: list[float] = []
+        for name, back in self.lags.items():
+            past = history.get(name, ())
+            out += [past[-b] if len(past) >= b else 0.0 for b in back]
+        for name, value in standardized.items():
+            if name in self.lags or self.missing == "previous":
+                history.setdefault(name, self._past(name)).append(value)
+        return out
+
+    def _past(self, name: str, values: Sequence[float] = ()) -> deque[float]:
+        return deque(values, maxlen=self.lags[name][-1] if name in self.lags else 1)
+
+    def _count(self, issue: str) -> None:
+        self.issues[issue] = self.issues.get(issue, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values, JSON-able."""
+        return {
+            "scalers": self._scales.state_dict(),
+            "vocabularies": {name: self.vocabularies[name] for name in sorted(self._open)},
+            "history": self._history.state_dict(),
+            "issues": self.issues,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
+        self._scales.load_state_dict(state["scalers"])
+        self.vocabularies |= {name: list(values) for name, values in state["vocabularies"].items()}
+        self._history.load_state_dict(state["history"])
+        self.issues = dict(state["issues"])

@@ -1,0 +1,114 @@
+"""Scales learned online: mean and standard deviation that one outlier cannot bend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stream_rnn.features.values import BadEvent
+
+ABSURD_JUMP = 1e9  # no measurement is that many times the largest one seen
+WARM = 30  # values after which a scale is trusted
+
+
+class Scaler:
+    """Running mean and standard deviation, exact at first, then fading over `memory` values.
+
+    Robust: once warm, a value counts at most ten standard deviations from the mean, so that one
+    outlier cannot flatten a feature for weeks, while a lasting shift is followed within some dozen
+    values.
+    """
+
+    __slots__ = ("largest", "mean", "memory", "n", "var")
+
+    def __init__(self, memory: int) -> None:
+        self.memory = memory
+        self.n = 0
+        self.mean = 0.0
+        self.var = 0.0
+        self.largest = 0.0
+
+    @property
+    def std(self) -> float:
+        """Standard deviation; 1 while nothing varies."""
+        return math.sqrt(self.var) if self.var > 0 else 1.0
+
+    def check(self, name: str, value: float) -> None:
+        """Raise BadEvent for a value out of all proportion to everything seen."""
+        if self.n >= WARM and self.largest > 0 and abs(value) > ABSURD_JUMP * self.largest:
+            raise BadEvent(
+                "absurd", f"field {name!r} is {value:g}; the largest so far was {self.largest:g}"
+            )
+
+    def learn(self, value: float) -> None:
+        """Take one value."""
+        self.largest = max(self.largest, abs(value))
+        if self.n >= WARM and self.var > 0:
+            reach = 10 * math.sqrt(self.var)
+            value = min(max(value, self.mean - reach), self.mean + reach)
+        self.n += 1
+        weight = 1 / min(self.n, self.memory)
+        delta = value - self.mean
+        self.mean += weight * delta
+        self.var = (1 - weight) * (self.var + weight * delta * delta)
+
+    def scale(self, value: float) -> float:
+        """In standard deviations from the mean."""
+        return (value - self.mean) / self.std
+
+    def unscale(self, value: float) -> float:
+        """The inverse of `scale`."""
+        return value * self.std + self.mean
+
+    def state_dict(self) -> list[float]:
+        """Plain numbers."""
+        return [self.n, self.mean, self.var, self.largest]
+
+    def load_state_dict(self, state: list[float]) -> None:
+        """Take what `state_dict` gave."""
+        n, self.mean, self.var, self.largest = state
+        self.n = int(n)
+
+
+class Scales:
+    """A `Scaler` for each of several fields.
+
+    Args:
+        names: the fields.
+        memory: events over which they fade.
+        by_lane: whether every lane has its own, or all lanes share them.
+    """
+
+    def __init__(self, names: Sequence[str], memory: int, by_lane: bool) -> None:
+        self._names = tuple(names)
+        self._memory = memory
+        self._by_lane = by_lane
+        self._of_lane: dict[int, dict[str, Scaler]] = {}
+
+    def of(self, lane: int) -> dict[str, Scaler]:
+        """Field -> its scale in `lane`, in the order of the names."""
+        lane = lane if self._by_lane else 0
+        if lane not in self._of_lane:
+            self._of_lane[lane] = {name: Scaler(self._memory) for name in self._names}
+        return self._of_lane[lane]
+
+    def reset_lane(self, lane: int) -> None:
+        """Another key takes the lane; shared scales stay."""
+        if self._by_lane:
+            self._of_lane.pop(lane, None)
+
+    def state_dict(self) -> dict[str, dict[str, list[float]]]:
+        """Plain values, JSON-able."""
+        return {
+            str(lane): {name: scaler.state_dict() for name, scaler in scalers.items()}
+            for lane, scalers in self._of_lane.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take what `state_dict` gave; raises KeyError for a field that is none of ours."""
+        self._of_lane = {}
+        for lane, fields in state.items():
+            scalers = self.of(int(lane))
+            for name, numbers in fields.items():
+                scalers[name].load_state_dict(numbers)

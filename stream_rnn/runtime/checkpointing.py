@@ -1,0 +1,223 @@
+"""When the state is copied, how it becomes durable, and what is acknowledged after that.
+
+Order: sink flush and dead-letter fsync -> state durable -> source ack. A crash between them repeats
+work and loses none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from stream_rnn.checkpoint.attempt import AttemptMark
+from stream_rnn.checkpoint.files import CheckpointError, Fenced
+from stream_rnn.checkpoint.snapshot import Loaded, SavedInfo, Snapshot
+from stream_rnn.checkpoint.store import Store
+from stream_rnn.checkpoint.writer import Failure, SnapshotWriter
+from stream_rnn.config import ConfigError
+from stream_rnn.engine.engine import Engine
+from stream_rnn.health import Governor
+from stream_rnn.metrics import Metrics
+from stream_rnn.runtime.outputs import Outputs
+from stream_rnn.spi import Guarantee, Source
+
+SOURCE = "source"
+LAST_SNAPSHOT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a snapshot says it belongs to.
+
+    Attributes:
+        fingerprint: of `model`.
+        model: the tables a model is built from, as in effect.
+        execution: what computed it: versions, device, threads.
+    """
+
+    fingerprint: str
+    model: dict[str, Any]
+    execution: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a snapshot is due; None never.
+
+    Attributes:
+        every_s: seconds between two of them.
+        every_events: events between two of them, for snapshots at reproducible points.
+    """
+
+    every_s: float | None
+    every_events: int | None
+
+
+class Checkpointing:
+    """Keeps the state of one run; all but the writing itself is on the loop's thread.
+
+    Args:
+        store: where snapshots go, open; None keeps nothing.
+        schedule: when one is due.
+        identity: for the manifest.
+        source: gets acknowledgments.
+        engine, governor: what is saved.
+        outputs: written before a copy is made, flushed before it becomes durable.
+        metrics: the daemon's numbers.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        store: Store | None,
+        schedule: Schedule,
+        identity: Identity,
+        *,
+        source: Source,
+        engine: Engine,
+        governor: Governor,
+        outputs: Outputs,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        self.identity = identity
+        self._store = store
+        self._schedule = schedule
+        self._source = source
+        self._engine = engine
+        self._governor = governor
+        self._outputs = outputs
+        self._metrics = metrics
+        self._clock = clock
+        self._writer: SnapshotWriter | None = None
+        self._started_at = self._saved_at = clock()  # _saved_at: of the newest try
+        self._saved_ordinal = 0  # of the newest snapshot handed to the writer
+        self._in_flight: deque[int] = deque()  # ordinals, until their result is collected
+        self._durable_ordinal = -1  # of the newest one known to be durable
+        self._durable_at: float | None = None
+
+    def restore(self, loaded: Loaded) -> None:
+        """Continue from a snapshot; raises ConfigError if it does not fit this model."""
+        engine = self._engine
+        try:
+            host = msgspec.json.decode(loaded.host)
+            engine.learner.load_state_dict(dict(loaded.tensors))
+            engine.load_state_dict(host["engine"])
+            self._governor.load_state_dict(host["governor"])
+            engine.positions = dict(loaded.positions.get(SOURCE, {}))
+        except (CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"[state] {loaded.path}: the snapshot does not fit this model: {error!r}; "
+                "give it another [state] dir, or start over with --fresh (the old state is kept)"
+            ) from error
+        self._saved_ordinal = self._durable_ordinal = engine.ordinal
+
+    def open(self, stack: ExitStack) -> None:
+        """Make ready to write; `stack` closes it."""
+        if self._store is not None:
+            mark = AttemptMark(self._store.directory / "attempt")
+            mark.open()
+            stack.callback(mark.close)
+            if self._source.guarantee is not Guarantee.FIRE_AND_FORGET:
+                self._engine.replayed_until = mark.value
+            self._engine.mark = mark.mark
+            self._writer = SnapshotWriter(self._store, self._outputs.flush)
+            stack.callback(self._writer.close)
+        self._started_at = self._saved_at = self._clock()
+
+    def due(self) -> bool:
+        """Whether one is due by the count of events: asked after each event."""
+        every = self._schedule.every_events
+        if self._writer is None or every is None or not self._engine.at_boundary:
+            return False
+        return self._engine.ordinal // every > self._saved_ordinal // every
+
+    def due_by_time(self) -> bool:
+        """Whether one is due by the clock: asked between two polls."""
+        every_s = self._schedule.every_s
+        if self._writer is None or every_s is None or not self._engine.at_boundary:
+            return False
+        return self._n_unsaved() > 0 and self._clock() - self._saved_at >= every_s
+
+    def take(self) -> bool:
+        """Copy the state and hand it to the writer; False while another one is being written."""
+        assert self._writer is not None
+        if not self._writer.drain(0.0):  # the copy would be thrown away
+            return False
+        self._outputs.write()
+        start = time.perf_counter()
+        engine = self._engine
+        host = {"engine": engine.state_dict(), "governor": self._governor.state_dict()}
+        snapshot = Snapshot(
+            step=engine.step,
+            tensors={name: t.detach().clone() for name, t in engine.learner.state_dict().items()},
+            host=msgspec.json.encode(host),
+            positions={SOURCE: dict(engine.positions)},
+            fingerprint=self.identity.fingerprint,
+            config=self.identity.model,
+            execution=self.identity.execution,
+        )
+        taken = self._writer.submit(snapshot)
+        if taken:
+            self._saved_ordinal = engine.ordinal
+            self._in_flight.append(engine.ordinal)
+            self._saved_at = self._clock()
+        self._metrics.stage_seconds["snapshot_copy"] += time.perf_counter() - start
+        return taken
+
+    def collect(self) -> None:
+        """Acknowledge what has become durable; raises Fenced if another process took over."""
+        if self._writer is None:
+            return
+        for result in self._writer.finished():
+            ordinal = self._in_flight.popleft()
+            if isinstance(result, SavedInfo):
+                self._source.ack(result.positions.get(SOURCE, {}))
+                self._metrics.snapshots += 1
+                self._metrics.snapshot_seconds = result.seconds
+                self._metrics.snapshot_bytes = result.size_bytes
+                self._durable_at = self._clock()
+                self._durable_ordinal = ordinal
+            else:
+                self._failed(result)
+
+    def finish(self) -> None:
+        """Make everything durable; raises CheckpointError if that fails."""
+        if self._writer is None:
+            return
+        self._writer.drain(LAST_SNAPSHOT_S)
+        self.collect()
+        if self._engine.ordinal > self._durable_ordinal:
+            self.take()
+            self._writer.drain(LAST_SNAPSHOT_S)
+            self.collect()
+        lost = self._n_unsaved()
+        if lost > 0:
+            raise CheckpointError(
+                f"[state] the last snapshot could not be written (see above): {lost} events are in "
+                "none; those of a source that rewinds come again at the next start"
+            )
+
+    def age_s(self) -> float | None:
+        """Of the newest snapshot made durable by this process. Any thread."""
+        return None if self._durable_at is None else self._clock() - self._durable_at
+
+    def unsaved_s(self) -> float:
+        """For how long there has been something new and nothing durable. Any thread."""
+        if self._writer is None or self._n_unsaved() <= 0:
+            return 0.0
+        return self._clock() - (self._started_at if self._durable_at is None else self._durable_at)
+
+    def _n_unsaved(self) -> int:
+        return self._engine.ordinal - max(self._durable_ordinal, 0)
+
+    def _failed(self, failure: Failure) -> None:
+        if isinstance(failure.error, Fenced):
+            raise failure.error
+        self._metrics.snapshot_failures += 1

@@ -1,0 +1,239 @@
+"""The loop: poll, feed, write, snapshot, again and again.
+
+An exception never checkpoints. Nothing that influences learning looks at a clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Protocol
+
+from stream_rnn.checkpoint.snapshot import Loaded
+from stream_rnn.checkpoint.store import Store
+from stream_rnn.console import Console
+from stream_rnn.engine.engine import Engine
+from stream_rnn.engine.frames import Tick, numerics
+from stream_rnn.health import Governor
+from stream_rnn.metrics import Metrics
+from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Schedule
+from stream_rnn.runtime.connection import Connection, SourceGone
+from stream_rnn.runtime.outputs import Outputs
+from stream_rnn.runtime.watch import Watch
+from stream_rnn.spi import Batch, EndOfStream, Guarantee, NotConnected, Sink, Source
+
+_log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+
+
+class Ladder(Protocol):
+    """The part of the fallback rule that is moved from outside."""
+
+    level: int
+
+    def move(self, level: int) -> None:
+        """Switch rungs, between two ticks."""
+
+
+class Runtime:
+    """Runs one job until its stream ends, it is told to stop, or something is wrong.
+
+    Args:
+        source: read from the thread that calls `run`.
+        engine: fed from it.
+        sinks: get every prediction.
+        dead_letters: gets every event that could not be used.
+        governor: decides on the fallback ladder.
+        ladder: the fallback rule, if there is one.
+        rule: names the credit rule in use.
+        store: where snapshots go, or None to keep nothing.
+        schedule: when a snapshot is due.
+        identity: what a snapshot says it belongs to.
+        metrics: the daemon's numbers.
+        console: where progress is shown.
+        poll_events: events taken at once.
+        gone_s: patience with a source that is gone.
+        unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        engine: Engine,
+        sinks: Sequence[Sink],
+        dead_letters: Sink,
+        governor: Governor,
+        ladder: Ladder | None,
+        rule: Callable[[], str],
+        store: Store | None,
+        *,
+        schedule: Schedule,
+        identity: Identity,
+        metrics: Metrics,
+        console: Console,
+        poll_events: int = 256,
+        gone_s: float = 3600.0,
+        unsaved_s: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.source = source
+        self.engine = engine
+        self.governor = governor
+        self.ladder = ladder
+        self.rule = rule
+        self.metrics = metrics
+        self.poll_events = poll_events
+        self.clock = clock
+        self.stopping = False
+        self.connection = Connection(source, engine, metrics, self, gone_s, clock)
+        self.outputs = Outputs(engine, sinks, dead_letters, metrics, self)
+        self.checkpointing = Checkpointing(
+            store,
+            schedule,
+            identity,
+            source=source,
+            engine=engine,
+            governor=governor,
+            outputs=self.outputs,
+            metrics=metrics,
+            clock=clock,
+        )
+        self.watch = Watch(
+            source,
+            self.connection,
+            engine,
+            governor,
+            self.checkpointing,
+            rule=rule,
+            metrics=metrics,
+            console=console,
+            unsaved_s=unsaved_s,
+            clock=clock,
+        )
+        engine.on_tick = self._on_tick
+
+    def restore(self, loaded: Loaded) -> None:
+        """Continue from a snapshot, before `run`; raises ConfigError if it does not fit."""
+        self.checkpointing.restore(loaded)
+
+    def run(self, max_events: int | None = None) -> None:
+        """Until the end of the stream, `max_events` events, or `stop`; then a last snapshot.
+
+        Raises:
+            SourceGone: exit code 75; what was learned is in a snapshot.
+            CheckpointError: the last snapshot could not be written; the ones before it stand.
+            Exception: anything else; nothing is checkpointed.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(numerics())
+            self.outputs.open(stack)
+            self.checkpointing.open(stack)
+            stack.callback(self.source.close)
+            try:
+                self.connection.open()
+                self._loop(max_events)
+            except SourceGone:  # not an accident: the state is sound
+                self.checkpointing.finish()
+                raise
+            self.checkpointing.finish()
+        self.watch.publish(final=True)
+
+    def stop(self) -> None:
+        """Finish the event at hand, snapshot, and return from `run`. Any thread, any signal."""
+        self.stopping = True
+
+    def nap(self, seconds: float, *, snapshots: bool = True) -> None:
+        """Wait, but stay alive: signals, snapshots in flight and the progress line go on."""
+        until = self.clock() + seconds
+        while not self.stopping and self.clock() < until:
+            time.sleep(min(POLL_S, max(0.0, until - self.clock())))
+            self._housekeeping(snapshots=snapshots)
+
+    def _loop(self, max_events: int | None) -> None:
+        engine = self.engine
+        last = math.inf if max_events is None else engine.fed + max_events
+        while not self.stopping and engine.fed < last:
+            start = time.perf_counter()
+            try:
+                batch = self.source.poll(int(min(self.poll_events, last - engine.fed)), POLL_S)
+            except NotConnected as error:
+                if self._rewinds():
+                    engine.drop_open_block()
+                self.connection.reopen(error)
+                continue
+            except EndOfStream:
+                self.engine.close_block()
+                self.outputs.write()
+                break
+            finally:
+                self.metrics.stage_seconds["receive"] += time.perf_counter() - start
+            self.connection.delivered()
+            self._take(batch)
+            self._housekeeping()
+        if self._rewinds():
+            engine.drop_open_block()
+        else:
+            engine.close_block()
+            self.outputs.write()
+
+    def _rewinds(self) -> bool:
+        """Whether events that no tick has taken in come again."""
+        return self.source.guarantee is not Guarantee.FIRE_AND_FORGET
+
+    def _take(self, batch: Batch) -> None:
+        engine, rewinds = self.engine, self._rewinds()
+        for event in batch.events:
+            if self.stopping and rewinds:  # what cannot come again is learned before we leave
+                break
+            last = engine.last_fed(event.partition)
+            if last is not None and _not_after(event.position, last):
+                self.metrics.duplicates_dropped += 1
+                continue
+            engine.feed(event)
+            if event.timestamp is not None:
+                self.metrics.end_to_end_seconds.observe(time.time() - event.timestamp)
+            if self.checkpointing.due():
+                self.checkpointing.take()
+        else:
+            engine.end_of_poll()
+            if engine.at_boundary and batch.resume:
+                engine.positions = dict(batch.resume)
+        self.metrics.events_in[SOURCE] += len(batch.events)
+        self.outputs.write()
+
+    def _on_tick(self, tick: Tick) -> None:
+        """After each tick, before the next one: the only place where the ladder moves."""
+        self.watch.on_tick(tick)
+        level = self.governor.observe(tick.restarted > 0 or tick.refused)
+        if self.ladder is not None and level != self.ladder.level:
+            before = self.rule()
+            direction = "down" if level > self.ladder.level else "up"
+            self.ladder.move(level)
+            self.metrics.fallback_moves[direction] += 1
+            _log.warning(
+                "fallback: %s -> %s at tick %d (%s)",
+                before,
+                self.rule(),
+                self.engine.step,
+                "the credit was unsound" if direction == "down" else "calm again",
+            )
+
+    def _housekeeping(self, *, snapshots: bool = True) -> None:
+        """Between polls, and at least every `POLL_S` seconds while nothing comes."""
+        self.watch.beat()
+        self.checkpointing.collect()
+        if snapshots and (self.checkpointing.due() or self.checkpointing.due_by_time()):
+            self.checkpointing.take()
+        self.watch.publish_if_due()
+
+
+def _not_after(position: int | str, last: int | str) -> bool:
+    """Whether an event at `position` was applied before."""
+    if type(position) is not type(last):
+        raise TypeError(f"position {position!r} cannot be compared with {last!r}: types differ")
+    return position <= last  # type: ignore[operator]

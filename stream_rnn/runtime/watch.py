@@ -1,0 +1,201 @@
+"""What can be seen of a run from outside: metrics, the progress line, live, ready and status."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from stream_rnn.console import Console, Progress
+from stream_rnn.engine.engine import Engine
+from stream_rnn.engine.frames import Tick
+from stream_rnn.health import Governor
+from stream_rnn.metrics import Metrics
+from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing
+from stream_rnn.runtime.connection import Connection
+from stream_rnn.spi import Source
+
+PUBLISH_S = 0.5
+REPORT_S = 2.0
+SILENT_S = 30.0
+N_SCORES = 5  # of the first rows: over all targets together, never one series per target
+
+
+class Watch:
+    """Reads the parts of a run and changes none of them.
+
+    `live`, `ready` and `status` answer on any thread, the rest is for the loop's.
+
+    Args:
+        source, connection, engine, governor, checkpointing: what is watched.
+        rule: names the credit rule in use.
+        metrics: the daemon's numbers, brought up to date.
+        console: where progress is shown.
+        unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        connection: Connection,
+        engine: Engine,
+        governor: Governor,
+        checkpointing: Checkpointing,
+        *,
+        rule: Callable[[], str],
+        metrics: Metrics,
+        console: Console,
+        unsaved_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._source = source
+        self._connection = connection
+        self._engine = engine
+        self._governor = governor
+        self._checkpointing = checkpointing
+        self._rule = rule
+        self._metrics = metrics
+        self._console = console
+        self._unsaved_s = unsaved_s
+        self._clock = clock
+        self._applied = 0
+        self._last_beat = clock()
+        self._published = self._reported = -math.inf
+        self._rate = (clock(), 0, 0.0)
+
+    def beat(self) -> None:
+        """The loop turns."""
+        self._last_beat = self._clock()
+
+    def on_tick(self, tick: Tick) -> None:
+        """Count one tick."""
+        self.beat()  # one event may be many ticks
+        m = self._metrics
+        m.tick_seconds.observe(tick.seconds)
+        m.credit_resets += tick.restarted
+        if tick.restarted:
+            m.update_skips["bad_credit"] += 1
+        elif tick.refused:
+            m.update_skips["refused"] += 1
+        elif tick.locked:
+            m.update_skips["locked"] += 1
+
+    def publish_if_due(self) -> None:
+        """Publish, but seldom enough to cost nothing."""
+        if self._clock() - self._published >= PUBLISH_S or self._console.due():
+            self._published = self._clock()
+            self.publish()
+
+    def publish(self, final: bool = False) -> None:
+        """Bring metrics and the progress line up to date; `final`: the source is closed."""
+        self._publish_engine()
+        if not final:
+            lag = self._source.lag()
+            self._metrics.lag_events = None if lag is None else lag.events
+            self._metrics.lag_seconds = None if lag is None else lag.seconds
+            self._metrics.notice(SOURCE, self._source.counters())
+        now = self._clock()
+        if now - self._reported >= REPORT_S or final:
+            self._reported = now
+            self._publish_report()
+        self._show(now)
+
+    def _publish_engine(self) -> None:
+        m, engine, counts = self._metrics, self._engine, self._engine.counts
+        m.events_applied, m.predictions = counts.applied, counts.predictions
+        m.scored, m.replayed_events = counts.scored, counts.replayed
+        m.events_rejected = dict(counts.rejected)
+        m.update_skips["bad_event"] = counts.rejected["learn"]
+        for stage, seconds in counts.seconds.items():
+            if stage != "emit":
+                m.stage_seconds[stage] = seconds
+        features = getattr(engine.task, "features", None)
+        for issue, n in ({} if features is None else features.issues).items():
+            m.feature_issues[issue] = n
+        m.prequential_loss, baselines = engine.task.scores.live()
+        for name, value in baselines.items():
+            m.baseline_loss[name] = value
+        m.step, m.fallback_level = engine.step, self._governor.level
+        m.credit_info = ((self._rule(),),)
+        m.lanes_used, m.lane_evictions = engine.lanes.used, engine.lanes.evictions
+        m.drift_alarms = 0 if engine.drift is None else engine.drift.alarms
+        m.connected = int(self._connection.connected)
+        if counts.applied > self._applied:
+            self._applied = counts.applied
+            m.last_event_timestamp_seconds = time.time()
+
+    def _publish_report(self) -> None:
+        m, engine = self._metrics, self._engine
+        report = engine.learner.report()  # sync: reads the device
+        m.gradient_norm = report.get("gradient_norm")
+        m.influence_norm = report.get("influence_norm")
+        m.update_ratio = engine.update_ratio
+        engine.probe_update = True
+        for row in engine.task.scores.summary()[:N_SCORES]:
+            m.prequential_metric[row.name.lower().replace(" ", "_")] = row.model
+
+    def _show(self, now: float) -> None:
+        applied = self._engine.counts.applied
+        since, before, rate = self._rate
+        if now - since >= 1.0:
+            rate = (applied - before) / (now - since)
+            self._rate = (now, applied, rate)
+        elif not rate and now > since:
+            rate = (applied - before) / (now - since)
+        baseline = self._engine.task.baseline
+        loss, baselines = self._engine.task.scores.live()
+        events = self._metrics.lag_events
+        self._console.show(
+            Progress(
+                events=applied,
+                events_per_s=rate,
+                loss=loss,
+                baseline_loss=baselines.get(baseline),
+                baseline=baseline,
+                rule=self._rule(),
+                lag="-" if events is None else f"{events:g} events",
+                snapshot_age_s=self._checkpointing.age_s(),
+            )
+        )
+
+    def live(self) -> list[str]:
+        """Reasons why the loop must be restarted; none while it turns."""
+        silent_s = self._clock() - self._last_beat
+        return [f"the loop has not turned for {silent_s:.0f} s"] if silent_s > SILENT_S else []
+
+    def ready(self) -> list[str]:
+        """Reasons not to trust it now."""
+        reasons = self.live()
+        if not self._connection.connected:
+            reasons.append("the source is not connected")
+        loss = self._metrics.prequential_loss
+        if loss is not None and not math.isfinite(loss):
+            reasons.append("the loss is not finite")
+        unsaved_s = self._checkpointing.unsaved_s()
+        if unsaved_s > self._unsaved_s:
+            reasons.append(f"no snapshot for {unsaved_s:.0f} s")
+        return reasons
+
+    def status(self) -> dict[str, Any]:
+        """What `/status` says."""
+        engine = self._engine
+        return {
+            "source": self._source.describe(),
+            "guarantee": self._source.guarantee.value,
+            "task": engine.task.describe(),
+            "rule": self._rule(),
+            "fallback_level": self._governor.level,
+            "step": engine.step,
+            "events_applied": engine.counts.applied,
+            "events_rejected": dict(engine.counts.rejected),
+            "positions": dict(engine.positions),
+            "loss": self._metrics.prequential_loss,
+            "baseline_loss": dict(self._metrics.baseline_loss),
+            "events_per_s": self._rate[2],
+            "snapshot_age_s": self._checkpointing.age_s(),
+            "ready": self.ready(),
+            "execution": self._checkpointing.identity.execution,
+            "model": self._checkpointing.identity.model,
+        }
