@@ -3,7 +3,7 @@
     python -m benchmarks.soak --events 1000000
 
 Prints resident memory and the median time per tick in ten equal parts of the run, beside a fixed
-matrix product timed every hundred ticks (shared machines change speed: the ratio is what to read), and
+matrix product timed every hundred ticks (shared machines change speed: read the ratio), and
 the slopes over a million events, fitted by least squares without the first part (warm-up). One rule
 throughout: the fallback is off, so that a change of rule is not taken for a change of speed.
 """

@@ -26,6 +26,7 @@ from stream_rnn.credit import RULES
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.encoder import Features
 from stream_rnn.health import Governor
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.spi import Sink, Source
 from stream_rnn.tasks import TASKS
 from stream_rnn.update import UPDATES, Adam, Sgd
@@ -173,6 +174,8 @@ def _sections() -> Iterator[str]:
     ):
         for name, made in table.items():
             yield _section(f'`{title} = {{ kind = "{name}", ... }}`', made)
+    readout = frozenset(HIDDEN | {"n_units", "loss", "V_PF"})
+    yield _section('`head_optimizer = { kind = "rls", ... }`', LeastSquaresHead, hidden=readout)
     yield _section("`governor = { ... }`", Governor)
     yield (
         "## `[[sink]]`\n\nWhere predictions go; as many as you like. Without one they go to "

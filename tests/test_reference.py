@@ -14,6 +14,7 @@ from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.encoder import Features
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.tasks import TASKS
 from stream_rnn.update import UPDATES
 
@@ -37,7 +38,7 @@ DOCUMENTED = [
         settings.Limits,
         settings.MetricsTable,
     ),
-    *(settings.LanesTable, settings.LearnerTable),
+    *(settings.LanesTable, settings.LearnerTable, LeastSquaresHead),
 ]
 
 
