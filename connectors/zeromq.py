@@ -47,7 +47,9 @@ class ZeromqSource(Source):
 
     A message larger than `max_message_bytes` makes libzmq drop the connection it came over; the
     producer reconnects by itself and the source goes on (what it had queued there is lost). libzmq
-    may hold up to `receive_hwm` messages per producer: choose both for the memory there is.
+    may hold up to `receive_hwm` messages per producer: choose both for the memory there is. Over
+    ipc, what a producer that leaves has left in the kernel while that queue is full is lost; over
+    tcp it still arrives.
 
     Args:
         address: "tcp://HOST:PORT" or "ipc://PATH".

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -392,13 +391,15 @@ def test_closing_a_sink_whose_reader_never_came_does_not_hang() -> None:
 
 
 @pytest.mark.slow
-def test_a_long_backlog_behind_a_full_queue_does_not_end_the_process(tmp_path: Path) -> None:
+def test_a_long_backlog_behind_a_full_queue_does_not_end_the_process() -> None:
     """A reader that stalls for longer than a heartbeat waits lost messages, or libzmq aborted."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     script = f"""
 import threading, time, zmq
 from connectors.zeromq import ZeromqSource
 
-address = "ipc://{tmp_path}/backlog"
+address = "tcp://127.0.0.1:{port}"
 
 def produce():
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
