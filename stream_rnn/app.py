@@ -162,6 +162,10 @@ def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, 
     target = config.convert("[task] target", table.get("target", []), str | list[str])
     targets = [target] if isinstance(target, str) else target
     key = tables.get("lanes", {}).get("key")
+    if key in targets:
+        raise ConfigError(
+            f"[lanes] key = {key!r} is the target: the lane alone would tell it; name another field"
+        )
     if kind == "forecast":
         numeric = written.get("numeric", [])
         written["numeric"] = [*numeric, *(t for t in targets if t not in numeric)]

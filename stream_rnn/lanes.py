@@ -49,7 +49,7 @@ class Lanes:
                 "bad_key",
                 f"the event's key has {len(event.key)} characters, at most {MAX_CHARS} are allowed",
             )
-        return event.key
+        return event.key or None  # "" and None are one stream: they must not share a tick
 
     def assign(self, key: str | None) -> tuple[int, bool]:
         """The lane of `key`, and whether it starts anew there."""

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,10 @@ def test_bad_events_are_counted_and_kept_aside_and_change_nothing_else(
     n_undecodable = sum(stage == "decode" for _, stage, _ in told)
     counts = {"decode": n_undecodable, "features": len(told) - n_undecodable, "learn": 0}
     assert hit.metrics.events_rejected == hit.metrics.dead_letters == counts
+    issues = Counter(issue for _, stage, issue in told if stage == "features")
+    before = clean.metrics.feature_issues
+    more = {issue: n - before[issue] for issue, n in hit.metrics.feature_issues.items()}
+    assert more == dict.fromkeys(more, 0) | issues
 
     assert [line["prediction"] for line in written(hit)] == [
         line["prediction"] for line in written(clean)

@@ -39,6 +39,12 @@ def test_a_field_tells_the_key_else_the_producer_does() -> None:
     assert Lanes(capacity=4).key_of(event, {"id": 7}) == "from the broker"
 
 
+def test_an_empty_key_and_no_key_are_the_same_stream() -> None:
+    lanes = Lanes(capacity=4)
+    keys = [lanes.key_of(Event("p", n, b"", key=key), {}) for n, key in enumerate(["", None])]
+    assert keys == [None, None]  # else a block would take both, and one lane cannot hold two
+
+
 @pytest.mark.parametrize("record", [{}, {"id": None}, {"id": [1]}, {"id": "x" * 1_000_000}])
 def test_an_event_without_a_usable_key_is_a_bad_event(record: dict[str, object]) -> None:
     with pytest.raises(BadEvent, match="'id'"):

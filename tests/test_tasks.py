@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from stream_rnn import app
+from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.values import BadEvent
 from stream_rnn.spi import Event
@@ -189,6 +190,19 @@ def test_a_regression_target_out_of_all_proportion_is_refused() -> None:
         task.steps({"x": 1.0, "y": 1e15}, 0)
 
 
+@pytest.mark.parametrize("missing", ["reject", "previous", "mean"])
+def test_a_forecast_target_out_of_all_proportion_is_refused_however_gaps_are_filled(
+    missing: Literal["reject", "previous", "mean"],
+) -> None:
+    task = Forecast(Features(numeric=["y"], missing=missing), "y")
+    for n in range(40):
+        task.steps({"y": n}, 0)
+    before = task.state_dict()["scales"]
+    with pytest.raises(BadEvent, match="'y' is 1e"):
+        task.steps({"y": 1e15}, 0)
+    assert task.state_dict()["scales"] == before
+
+
 # Classes and symbols --------------------------------------------------------------------------
 
 
@@ -273,6 +287,8 @@ def test_a_target_among_the_features_of_its_own_prediction_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="'y' is among the features"):
         kind(Features(numeric=["x", "y"]), "y")
+    with pytest.raises(ValueError, match="'y' is among the features"):
+        kind(Features(calendar=Calendar("y")), "y")
 
 
 @pytest.mark.parametrize("horizon", [0, -1, 10**12])

@@ -123,6 +123,10 @@ CASES: dict[str, tuple[str, list[str]]] = {
         REGRESSION + "[features]\ncategorical = ['y']\n",
         ["[task]", "'y' is among the features"],
     ),
+    "leak by key": (
+        REGRESSION + "[features]\nnumeric = ['x']\n[lanes]\nkey = 'y'\n",
+        ["[lanes] key = 'y' is the target", "another field"],
+    ),
     "horizon 0": (
         changed('target = "y"', 'target = "y"\nhorizon = 0'),
         ["[task] horizon must be in 1..100000, got 0", "regression"],

@@ -141,7 +141,7 @@ class Engine:
         except DecodeError as error:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
-            item.letter = self._lines.letter(event, "features", error.issue, str(error))
+            item.letter = self._refused(event, error)
         self.counts.seconds["decode"] += perf_counter() - start
         if not self._open.has_room_for(item):
             self.close_block()
@@ -170,8 +170,7 @@ class Engine:
                 try:
                     runs.append(self._prepare(item, item.record))
                 except BadEvent as error:
-                    text = str(error)
-                    item.letter = self._lines.letter(item.event, "features", error.issue, text)
+                    item.letter = self._refused(item.event, error)
         self.counts.seconds["features"] += perf_counter() - start
         for i in range(max((len(run.steps) for run in runs), default=0)):
             self._tick([run for run in runs if len(run.steps) > i], i)
@@ -186,6 +185,10 @@ class Engine:
         if anew:
             self._reset_lane(lane)
         return _Run(item, lane, self.task.steps(record, lane))
+
+    def _refused(self, event: Event, error: BadEvent) -> Record:
+        self.task.features.count(error.issue)
+        return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
         self.learner.reset(self._frames.only(lane))

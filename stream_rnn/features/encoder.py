@@ -113,7 +113,7 @@ class Features:
         time = self._time(record)
         # nothing below can fail: from here on the event counts
         if not record.keys() <= self._expected:
-            self._count("extra")
+            self.count("extra")
         row: list[float] = []
         scalers = self._scales.of(lane)
         for name, (value, is_measured) in values.items():
@@ -122,13 +122,18 @@ class Features:
                 scaler.learn(value)
             scaled = scaler.scale(value)
             if abs(scaled) > self.clip:
-                self._count("clipped")
+                self.count("clipped")
                 scaled = math.copysign(self.clip, scaled)
             row.append(scaled)
         standardized = dict(zip(self.numeric, row, strict=True))
         for name, choice in chosen.items():
             row += self._one_hot(name, choice)
         return row + self._lagged(standardized, lane) + time
+
+    def check(self, name: str, value: float, lane: int) -> None:
+        """Raise BadEvent for a value out of all proportion to its field's."""
+        if name in self.numeric:
+            self._scales.of(lane)[name].check(name, value)
 
     def reset_lane(self, lane: int) -> None:
         """Another key takes the lane."""
@@ -142,9 +147,9 @@ class Features:
             value = number(record, name)
             scaler.check(name, value)
         except BadEvent as error:
-            self._count(error.issue)
             if self.missing == "reject" or scaler.n == 0:
                 raise
+            self.count(error.issue)
             past = self._history.get(lane, {}).get(name)
             if self.missing == "previous" and past:
                 return scaler.unscale(past[-1]), False
@@ -152,21 +157,15 @@ class Features:
         return value, True
 
     def _time(self, record: Record) -> list[float]:
-        if self.calendar is None:
-            return []
-        try:
-            return self.calendar.encode(record)
-        except BadEvent as error:
-            self._count(error.issue)
-            raise
+        return [] if self.calendar is None else self.calendar.encode(record)
 
     def _choose(self, record: Record, name: str) -> str | None:
         try:
             return category(record, name)
         except BadEvent as error:
-            self._count(error.issue)
             if self.missing == "reject":
                 raise
+            self.count(error.issue)
             return None
 
     def _room(self, name: str) -> int:
@@ -182,7 +181,7 @@ class Features:
         if choice in known:
             row[known.index(choice)] = 1.0
         else:
-            self._count("unknown_category")
+            self.count("unknown_category")
         return row
 
     def _lagged(self, standardized: Mapping[str, float], lane: int) -> list[float]:
@@ -200,7 +199,8 @@ class Features:
     def _past(self, name: str, values: Sequence[float] = ()) -> deque[float]:
         return deque(values, maxlen=self.lags[name][-1] if name in self.lags else 1)
 
-    def _count(self, issue: str) -> None:
+    def count(self, issue: str) -> None:
+        """One more field that was not as configured; by the engine if the event is refused."""
         self.issues[issue] = self.issues.get(issue, 0) + 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -142,6 +142,8 @@ class Task(ABC):
 def require_no_leak(features: Features, targets: Sequence[str]) -> None:
     """Raise ValueError if a target of the event itself is among its inputs."""
     inputs = {*features.numeric, *features.vocabularies}
+    if features.calendar is not None:
+        inputs.add(features.calendar.field)
     leaking = [name for name in targets if name in inputs]
     if leaking:
         raise ValueError(

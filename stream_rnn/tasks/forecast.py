@@ -55,6 +55,9 @@ class Forecast(Numeric):
     @override
     def steps(self, record: Record, lane: int) -> list[Step]:
         values = self._read(record)
+        for name, value in zip(self.targets, values, strict=True):
+            # `missing` fills in what the network sees, never what it is taught and judged by
+            self.features.check(name, value, lane)
         x = self.features.encode(record, lane)
         # this target was predicted earlier, so the scale may know it by now
         if not self.difference:
