@@ -51,9 +51,16 @@ class Lanes:
             )
         return event.key or None  # "" and None are one stream: they must not share a tick
 
+    def _name(self, key: str | None) -> str:
+        return "" if self.capacity == 1 and self.key is None else key or ""
+
+    def has(self, key: str | None) -> bool:
+        """Whether `key` has a lane."""
+        return self._name(key) in self._lane_of
+
     def assign(self, key: str | None) -> tuple[int, bool]:
         """The lane of `key`, and whether it starts anew there."""
-        name = "" if self.capacity == 1 and self.key is None else key or ""
+        name = self._name(key)
         lane = self._lane_of.get(name)
         if lane is not None:
             self._lane_of.move_to_end(name)

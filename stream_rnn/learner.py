@@ -44,7 +44,7 @@ class Outcome:
         learned_B: whose loss entered the gradient.
         rejected_B: bad event (non-finite or absurd): the lane is bitwise as it was.
         restarted_B: bad credit: the event counts, its lane's influence restarted.
-        updated: whether W moved; None if update-locked.
+        updated: whether W moved; None if it had to wait (update-locked, or frozen).
     """
 
     prediction_BP: Tensor
@@ -172,7 +172,7 @@ class Learner:
         if self.frozen:
             if gradients is not None:  # what was owed has been read, and goes nowhere
                 owed_B.zero_()
-            return torch.zeros_like(healthy_B.any())
+            return None
         owed_B |= scored_B
         if not self.head.owns_update:
             self.head_update.step(self.head.parameters(), head_gradients, scored_B.any())

@@ -106,7 +106,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
         fallback=fallback,
         governor=governor,
         rule=lambda: names[fallback.level if fallback else 0],
-        chosen=chosen | {"seed": seed, "dtype": plan.dtype},
+        chosen=chosen | {"governor": plan.governor, "seed": seed, "dtype": plan.dtype},
         why=why,
         execution={
             "stream_rnn": __version__,

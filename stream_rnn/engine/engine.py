@@ -181,6 +181,8 @@ class Engine:
     # One block ------------------------------------------------------------------------------------
 
     def _prepare(self, item: Item, record: Record) -> _Run:
+        if not self.lanes.has(item.key):
+            self.task.check(record)  # what cannot be used takes no lane from another key
         lane, anew = self.lanes.assign(item.key)
         if anew:
             self._reset_lane(lane)

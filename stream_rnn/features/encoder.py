@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.per_lane import PerLane
-from stream_rnn.features.scaler import Scales
+from stream_rnn.features.scaler import NEW_LANE, Scales
 from stream_rnn.features.values import BadEvent, category, number
 from stream_rnn.spi import Record
 
@@ -129,6 +129,18 @@ class Features:
         for name, choice in chosen.items():
             row += self._one_hot(name, choice)
         return row + self._lagged(standardized, lane) + time
+
+    def require(self, record: Record) -> None:
+        """Raise BadEvent if `encode` would in a lane that starts anew. Changes nothing."""
+        issues = dict(self.issues)
+        try:
+            for name in self.numeric:
+                self._number(record, name, NEW_LANE)
+            for name in self.vocabularies:
+                self._choose(record, name)
+            self._time(record)
+        finally:
+            self.issues = issues
 
     def check(self, name: str, value: float, lane: int) -> None:
         """Raise BadEvent for a value out of all proportion to its field's."""

@@ -71,6 +71,10 @@ class Scaler:
         self.n = int(n)
 
 
+NEW_LANE = -1
+"""Stands for a lane that starts anew: it has no past, and nothing is kept for it."""
+
+
 class Scales:
     """A `Scaler` for each of several fields.
 
@@ -90,7 +94,10 @@ class Scales:
         """Field -> its scale in `lane`, in the order of the names."""
         lane = lane if self._by_lane else 0
         if lane not in self._of_lane:
-            self._of_lane[lane] = {name: Scaler(self._memory) for name in self._names}
+            fresh = {name: Scaler(self._memory) for name in self._names}
+            if lane == NEW_LANE:
+                return fresh
+            self._of_lane[lane] = fresh
         return self._of_lane[lane]
 
     def reset_lane(self, lane: int) -> None:

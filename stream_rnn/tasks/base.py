@@ -86,6 +86,13 @@ class Task(ABC):
         self._memories[name] = memory
         return memory
 
+    def check(self, record: Record) -> None:
+        """Raise BadEvent if `steps` would in a lane that starts anew. Changes nothing.
+
+        Asked before a new key is given a lane, so that an event that cannot be used takes none.
+        """
+        self.features.require(record)
+
     @abstractmethod
     def steps(self, record: Record, lane: int) -> list[Step]:
         """The steps of one event; raises BadEvent before anything is learned from it."""

@@ -47,11 +47,20 @@ class Classification(Symbols):
         self.inputs = features.width + (self.room if previous_target else 0)
 
     @override
+    def check(self, record: Record) -> None:
+        self._known(record)
+        super().check(record)
+
+    def _known(self, record: Record) -> tuple[str, int] | tuple[None, None]:
+        """The class and its number, if the event has one."""
+        if record.get(self.target) is None:
+            return None, None
+        symbol = category(record, self.target)
+        return symbol, self._index(symbol, self.target)
+
+    @override
     def steps(self, record: Record, lane: int) -> list[Step]:
-        index = symbol = None
-        if record.get(self.target) is not None:
-            symbol = category(record, self.target)
-            index = self._index(symbol, self.target)
+        symbol, index = self._known(record)
         x = self.features.encode(record, lane)
         known = len(self.symbols)  # without this event's own
         if self._use_previous:

@@ -7,6 +7,7 @@ from collections import deque
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step
 from stream_rnn.tasks.numeric import LossName, Numeric
@@ -53,11 +54,20 @@ class Forecast(Numeric):
         self._past = self.remember("past", list, lambda past: deque(past, maxlen=horizon))
 
     @override
-    def steps(self, record: Record, lane: int) -> list[Step]:
+    def check(self, record: Record) -> None:
+        self._known(record, NEW_LANE)
+        super().check(record)
+
+    def _known(self, record: Record, lane: int) -> list[float]:
         values = self._read(record)
         for name, value in zip(self.targets, values, strict=True):
             # `missing` fills in what the network sees, never what it is taught and judged by
             self.features.check(name, value, lane)
+        return values
+
+    @override
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        values = self._known(record, lane)
         x = self.features.encode(record, lane)
         # this target was predicted earlier, so the scale may know it by now
         if not self.difference:

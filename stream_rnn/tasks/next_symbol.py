@@ -58,24 +58,32 @@ class NextSymbol(Symbols):
         self.inputs = self.room + features.width
 
     @override
-    def steps(self, record: Record, lane: int) -> list[Step]:
+    def check(self, record: Record) -> None:
+        self._read(record)
+        super().check(record)
+
+    def _read(self, record: Record) -> list[int]:
+        """The numbers of the event's symbols; that of a new token is one beyond the known."""
         if self.unit == "token":
-            token = category(record, self.field)
-            indices = [self._index(token, self.field)]
-        else:
-            text = record.get(self.field)
-            if not isinstance(text, str):
-                issue, kind = "missing" if text is None else "wrong_type", type(text).__name__
-                raise BadEvent(issue, f"field {self.field!r}: expected text, got {kind}")
-            indices = list((text + self.end).encode("utf-8", "surrogatepass"))
-            if not indices:
-                raise BadEvent("missing", f"field {self.field!r} is empty")
-            if len(indices) > self.max_bytes:
-                what = f"{len(indices)} bytes of text, at most {self.max_bytes} are learned at once"
-                raise BadEvent("wrong_type", f"field {self.field!r}: {what}")
+            return [self._index(category(record, self.field), self.field)]
+        text = record.get(self.field)
+        if not isinstance(text, str):
+            issue, kind = "missing" if text is None else "wrong_type", type(text).__name__
+            raise BadEvent(issue, f"field {self.field!r}: expected text, got {kind}")
+        indices = list((text + self.end).encode("utf-8", "surrogatepass"))
+        if not indices:
+            raise BadEvent("missing", f"field {self.field!r} is empty")
+        if len(indices) > self.max_bytes:
+            what = f"{len(indices)} bytes of text, at most {self.max_bytes} are learned at once"
+            raise BadEvent("wrong_type", f"field {self.field!r}: {what}")
+        return indices
+
+    @override
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        indices = self._read(record)
         rest = self.features.encode(record, lane)
         if self.unit == "token":
-            self._admit(indices[0], token)
+            self._admit(indices[0], category(record, self.field))
         known = len(self.symbols)
         return [Step(self._one_hot(i) + rest, [float(i)], i, known=known) for i in indices]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step, require_no_leak
 from stream_rnn.tasks.numeric import LossName, Numeric
@@ -46,12 +47,24 @@ class Regression(Numeric):
         self.inputs = features.width + (len(self.targets) if previous_target else 0)
 
     @override
-    def steps(self, record: Record, lane: int) -> list[Step]:
-        known = any(record.get(name) is not None for name in self.targets)
-        values = self._read(record) if known else None
+    def check(self, record: Record) -> None:
+        self._known(record, NEW_LANE)
+        super().check(record)
+
+    def _known(self, record: Record, lane: int) -> list[float] | None:
+        """The targets, or None if the event has none."""
+        if all(record.get(name) is None for name in self.targets):
+            return None
+        values = self._read(record)
         scalers = self._scales.of(lane)
-        for name, value in zip(self.targets, values or (), strict=False):
+        for name, value in zip(self.targets, values, strict=True):
             scalers[name].check(name, value)
+        return values
+
+    @override
+    def steps(self, record: Record, lane: int) -> list[Step]:
+        values = self._known(record, lane)
+        scalers = self._scales.of(lane)
         x = self.features.encode(record, lane)
         scales = self._scales_now(lane)  # as before this target
         if self._use_previous:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+import torch
 
 from stream_rnn import app
 from stream_rnn.engine.engine import Engine
@@ -252,3 +253,35 @@ def test_parameters_move_by_the_ratio_that_is_told() -> None:
     size = sum(float(p.square().sum()) for p in job.learner.parameters())
     assert job.update_ratio == pytest.approx(math.sqrt(moved / size))
     assert not job.probe_update
+
+
+@pytest.mark.parametrize("scaling", ["shared", "lane"])
+def test_an_event_that_cannot_be_used_takes_no_lane_from_another_key(scaling: str) -> None:
+    tables = {
+        "source": {"kind": "synthetic"},
+        "task": {"kind": "forecast", "target": "y"},
+        "features": {"numeric": ["y"], "scaling": scaling},
+        "lanes": {"key": "id", "capacity": 2},
+        "learner": {
+            "kind": "auto",
+            "cell": {"kind": "gru", "units": 3},
+            "credit": {"kind": "ok", "rank": 1},
+        },
+    }
+    engine = app.build(tables).engine
+    good = [json.dumps({"id": "ab"[i % 2], "y": i}).encode() for i in range(8)]
+    bad = [
+        b'{"id": "c", "y": null}',
+        b'{"id": "d"}',
+        b'{"id": "e", "y": "?"}',
+        b'{"id": "f", "y": 1e30}',
+    ]
+    for position, data in enumerate(good):
+        engine.feed(Event("p", position, data))
+    before = json.dumps(engine.state_dict()["lanes"])
+    tensors = {k: t.clone() for k, t in engine.learner.state_dict().items()}
+    for position, data in enumerate(bad, len(good)):
+        engine.feed(Event("p", position, data))
+    assert engine.counts.rejected["features"] == len(bad)
+    assert json.dumps(engine.state_dict()["lanes"]) == before
+    assert all(torch.equal(t, tensors[k]) for k, t in engine.learner.state_dict().items())
