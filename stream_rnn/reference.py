@@ -63,7 +63,7 @@ NOTES: dict[type, dict[str, str]] = {
     settings.State: {
         "dir": "folder of the snapshots; one daemon at a time.",
         "every_s": "seconds between snapshots; 10 unless a schedule is given.",
-        "every_events": "events between snapshots, for snapshots at reproducible points.",
+        "every_events": "events between snapshots; one that is due waits while one is written.",
         "keep": "snapshots kept; a damaged newest one falls back to the one before.",
     },
     settings.DeadLetters: {

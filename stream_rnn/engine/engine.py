@@ -31,9 +31,14 @@ STAGES = ("decode", "features", "step", "emit")
 
 @dataclass(slots=True)
 class Counts:
-    """Plain numbers of this process, for metrics."""
+    """Plain numbers of this process, for metrics.
+
+    `unsound_in_a_row` counts the events that the learner itself refused since it last took one: a
+    long row means that the model has diverged, not that the events are bad.
+    """
 
     applied: int = 0
+    unsound_in_a_row: int = 0
     predictions: int = 0
     scored: int = 0
     replayed: int = 0
@@ -249,10 +254,12 @@ class Engine:
             if run is not None and run.rejected:
                 reason = "the step came out non-finite or absurd; nothing was learned from it"
                 item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
+                self.counts.unsound_in_a_row += 1
             if item.letter is not None:
                 self.counts.rejected[item.letter["stage"]] += 1
                 self.letters.append(item.letter)
             elif run is not None:
+                self.counts.unsound_in_a_row = 0
                 replayed = ordinal <= self.replayed_until
                 line = self._lines.prediction(
                     item.event,

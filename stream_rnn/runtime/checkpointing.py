@@ -52,7 +52,7 @@ class Schedule:
 
     Attributes:
         every_s: seconds between two of them.
-        every_events: events between two of them, for snapshots at reproducible points.
+        every_events: events between two of them; a due one waits while one is written.
     """
 
     every_s: float | None

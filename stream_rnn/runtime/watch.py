@@ -20,6 +20,7 @@ PUBLISH_S = 0.5
 REPORT_S = 2.0
 SILENT_S = 30.0
 N_SCORES = 5  # of the first rows: over all targets together, never one series per target
+DIVERGED_AFTER = 100  # events in a row that the learner refuses
 
 
 class Watch:
@@ -173,6 +174,12 @@ class Watch:
         loss = self._metrics.prequential_loss
         if loss is not None and not math.isfinite(loss):
             reasons.append("the loss is not finite")
+        row = self._engine.counts.unsound_in_a_row
+        if row >= DIVERGED_AFTER:
+            reasons.append(
+                f"the learner refused the last {row} events in a row: the model has diverged; "
+                "go back to an older snapshot or start over with --fresh"
+            )
         unsaved_s = self._checkpointing.unsaved_s()
         if unsaved_s > self._unsaved_s:
             reasons.append(f"no snapshot for {unsaved_s:.0f} s")

@@ -420,6 +420,24 @@ def test_it_is_ready_while_connected_and_learning(make: Make) -> None:
     assert status["events_applied"] == 20
 
 
+def test_it_is_not_ready_once_the_learner_refuses_event_after_event(make: Make) -> None:
+    runtime = make(ScriptedSource([*records(130), EndOfStream()]))
+    head = runtime.engine.learner.head
+    told: list[list[str]] = []
+    on_tick = runtime.engine.on_tick
+
+    def tick(each: Any) -> None:
+        on_tick(each)
+        head.V_PF.fill_(1e30)  # diverged: every read-out is absurd from here on
+        told.append(runtime.watch.ready())
+
+    runtime.engine.on_tick = tick
+    runtime.run()
+    assert told[50] == []
+    (reason,) = told[-1]
+    assert "in a row: the model has diverged" in reason
+
+
 def test_it_is_not_ready_while_no_snapshot_can_be_written(make: Make) -> None:
     cuts: list[Any] = [NotConnected("cut") for _ in range(3)]
     source = ScriptedSource([*records(3), *cuts, EndOfStream()])
