@@ -38,7 +38,7 @@ def choose(plan: LearnerTable, device: str, kind: str | None) -> tuple[dict[str,
             plan.cell,
             {"kind": "lstm", "units": units},
             f"LSTM with {units} units: gates keep long memories trainable; a size this {device} "
-            "steps in about a millisecond",
+            "steps in a millisecond or a few",
         ),
         "credit": pick(
             "credit",
