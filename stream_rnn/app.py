@@ -162,7 +162,8 @@ def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, 
     target = config.convert("[task] target", table.get("target", []), str | list[str])
     targets = [target] if isinstance(target, str) else target
     key = tables.get("lanes", {}).get("key")
-    if key in targets:
+    foretold = [table.get("field", "text")] if kind == "next_symbol" else targets
+    if key in foretold:
         raise ConfigError(
             f"[lanes] key = {key!r} is the target: the lane alone would tell it; name another field"
         )

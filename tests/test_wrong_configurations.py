@@ -123,6 +123,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         REGRESSION + "[features]\ncategorical = ['y']\n",
         ["[task]", "'y' is among the features"],
     ),
+    "leak of the next symbol by key": (
+        "source = { kind = 'synthetic' }\ntask = { kind = 'next_symbol', field = 'w' }\n"
+        "[lanes]\nkey = 'w'\n",
+        ["[lanes] key = 'w' is the target", "another field"],
+    ),
     "leak by key": (
         REGRESSION + "[features]\nnumeric = ['x']\n[lanes]\nkey = 'y'\n",
         ["[lanes] key = 'y' is the target", "another field"],
