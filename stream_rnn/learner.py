@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.head import Head
+from stream_rnn.lane_state import reset_lanes
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import take
 from stream_rnn.update.base import Update
@@ -186,8 +187,7 @@ class Learner:
 
     def reset(self, lanes_B: Tensor) -> None:
         """Start the marked lanes (bool) anew; parameters stay."""
-        for state in self._waiting.values():
-            state.masked_fill_(lanes_B.view(-1, *([1] * (state.dim() - 1))), 0)
+        reset_lanes(self._waiting, lanes_B)
         self.recurrence.reset(lanes_B)
 
     def parameters(self) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
+from stream_rnn.lane_state import reset_lanes, rows
 from stream_rnn.linearization import Linearization
 
 Signs = Callable[[tuple[int, ...]], Tensor]
@@ -81,9 +82,7 @@ class Credit(ABC):
 
     def reset(self, lanes_B: Tensor) -> None:
         """Forget everything about the lanes marked in `lanes_B` (bool)."""
-        for state in self.lane_state.values():
-            # before the first tick the state may still be on another device than the caller
-            state.masked_fill_(rows(lanes_B, state).to(state.device), 0)
+        reset_lanes(self.lane_state, lanes_B)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that influences the future, by flat names."""
@@ -165,11 +164,6 @@ class Noisy(Credit):
         assert generator is not None
         bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)
         return bits.mul_(2).sub_(1)
-
-
-def rows(mask_B: Tensor, tensor: Tensor) -> Tensor:
-    """`mask_B` shaped to select whole lanes of `tensor`."""
-    return mask_B.view(-1, *([1] * (tensor.dim() - 1)))
 
 
 def norms(tensor: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Credit, is_sound, norms, outer_sum, rows
+from stream_rnn.credit.base import Credit, is_sound, norms, outer_sum
+from stream_rnn.lane_state import rows
 from stream_rnn.linearization import Linearization
 
 

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit
+from stream_rnn.lane_state import reset_lanes
 from stream_rnn.linearization import Linearization
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import take
@@ -92,8 +93,7 @@ class Dense(Recurrence):
 
     @override
     def reset(self, lanes_B: Tensor) -> None:
-        for state in self._own.values():
-            state.masked_fill_(lanes_B[:, None], 0)
+        reset_lanes(self._own, lanes_B)
         self.credit.reset(lanes_B)
 
     @override
