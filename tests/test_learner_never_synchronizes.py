@@ -99,7 +99,7 @@ def test_no_loss_and_no_update_reads_the_device(
 def with_least_squares(learner: Learner) -> Learner:
     """The same learner with a read-out that owns its update."""
     V_PF = learner.head.V_PF
-    n_units, n_inputs = learner.recurrence.n_units, learner.recurrence.n_inputs
+    n_units, n_inputs = learner.recurrence.width, learner.recurrence.n_inputs
     head = LeastSquaresHead(n_units, n_inputs, SquaredError(), V_PF)
     return Learner(learner.recurrence, head, learner.update, Sgd(), learner.horizon)
 

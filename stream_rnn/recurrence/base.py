@@ -1,6 +1,6 @@
 """What the learner sees of a recurrent network.
 
-Axes: B lanes, I inputs, N units.
+Axes: B lanes, I inputs, N numbers in h.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Recurrence(ABC):
     Attributes:
         lane_state: per-lane tensors, leading axis B, zero at the start and after a reset.
         n_inputs: I.
-        n_units: N.
+        width: N, the width of h that the read-out sees.
         n_lanes: B.
     """
 
     lane_state: dict[str, Tensor]
     n_inputs: int
-    n_units: int
+    width: int
     n_lanes: int
 
     @abstractmethod

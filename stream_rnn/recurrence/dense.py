@@ -35,7 +35,7 @@ class Dense(Recurrence):
             raise ValueError(f"W: expected {cell.weight_shape}, got {tuple(W_ZM.shape)}")
         self.cell = cell
         self.credit = credit
-        self.n_inputs, self.n_units, self.n_lanes = cell.n_inputs, cell.n_units, credit.n_lanes
+        self.n_inputs, self.width, self.n_lanes = cell.n_inputs, cell.n_units, credit.n_lanes
         self.W_ZM = W_ZM
         mask_ZM = cell.mask_ZM
         self._mask_ZM = None if mask_ZM is None else mask_ZM.to(W_ZM.device)
@@ -56,7 +56,7 @@ class Dense(Recurrence):
     @override
     def forward(self, x_BI: Tensor, live_B: Tensor) -> Tensor:
         self._candidate_BS, self._lin = self.cell.step(self.W_ZM, x_BI, self._own["s_BS"])
-        return self._candidate_BS[:, : self.n_units]
+        return self._candidate_BS[:, : self.width]
 
     @override
     def learn(self, dL_dh_BN: Tensor, live_B: Tensor) -> tuple[list[Tensor] | None, Tensor]:
@@ -66,7 +66,7 @@ class Dense(Recurrence):
         torch.where(live_B[:, None], self._candidate_BS, s_BS, out=s_BS)
         self._lin = self._candidate_BS = None
         q_BS = torch.zeros_like(s_BS)
-        q_BS[:, : self.n_units] = dL_dh_BN
+        q_BS[:, : self.width] = dL_dh_BN
         self.credit.observe(lin, q_BS, live_B)
         dL_dx_BI = lin.pull_drive(q_BS) @ self.W_ZM[:, : self.n_inputs]
         gradient_ZM = self.credit.gradient()
@@ -81,7 +81,7 @@ class Dense(Recurrence):
         ahead_BS = self._own["ahead_BS"]
         candidate_BS, _ = self.cell.step(self.W_ZM, x_BI, ahead_BS)
         torch.where(live_B[:, None], candidate_BS, ahead_BS, out=ahead_BS)
-        return ahead_BS[:, : self.n_units]
+        return ahead_BS[:, : self.width]
 
     @override
     def healthy(self) -> Tensor:
