@@ -2,5 +2,7 @@
 
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.recurrence.dense import Dense
+from stream_rnn.recurrence.feedforward import Feedforward
+from stream_rnn.recurrence.stack import Stack
 
-__all__ = ["Dense", "Recurrence"]
+__all__ = ["Dense", "Feedforward", "Recurrence", "Stack"]

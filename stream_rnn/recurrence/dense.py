@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit
+from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.lane_state import reset_lanes
 from stream_rnn.linearization import Linearization
 from stream_rnn.recurrence.base import Recurrence
@@ -26,15 +27,19 @@ class Dense(Recurrence):
         cell: the forward pass and its derivatives.
         credit: the rule; built for the same cell and number of lanes.
         W_ZM: initial weights; kept, and moved in place by the update.
+        fidelity: compares the rule's gradient with a long window's now and then, for metrics.
     """
 
-    def __init__(self, cell: Cell, credit: Credit, W_ZM: Tensor) -> None:
+    def __init__(
+        self, cell: Cell, credit: Credit, W_ZM: Tensor, fidelity: Fidelity | None = None
+    ) -> None:
         if credit.cell is not cell:
             raise ValueError("the credit rule was built for another cell object")
         if tuple(W_ZM.shape) != cell.weight_shape:
             raise ValueError(f"W: expected {cell.weight_shape}, got {tuple(W_ZM.shape)}")
         self.cell = cell
         self.credit = credit
+        self.fidelity = fidelity
         self.n_inputs, self.width, self.n_lanes = cell.n_inputs, cell.n_units, credit.n_lanes
         self.W_ZM = W_ZM
         mask_ZM = cell.mask_ZM
@@ -70,11 +75,11 @@ class Dense(Recurrence):
         self.credit.observe(lin, q_BS, live_B)
         dL_dx_BI = lin.pull_drive(q_BS) @ self.W_ZM[:, : self.n_inputs]
         gradient_ZM = self.credit.gradient()
-        if gradient_ZM is None:
-            return None, dL_dx_BI
-        if self._mask_ZM is not None:
+        if gradient_ZM is not None and self._mask_ZM is not None:
             gradient_ZM = torch.where(self._mask_ZM, gradient_ZM, 0.0)
-        return [gradient_ZM], dL_dx_BI
+        if self.fidelity is not None:
+            self.fidelity.observe(lin, q_BS, live_B, gradient_ZM, self._mask_ZM)
+        return None if gradient_ZM is None else [gradient_ZM], dL_dx_BI
 
     @override
     def roll(self, x_BI: Tensor, live_B: Tensor) -> Tensor:
@@ -89,7 +94,8 @@ class Dense(Recurrence):
 
     @override
     def report(self) -> dict[str, Tensor]:
-        return self.credit.report()
+        probed = {} if self.fidelity is None else self.fidelity.report()
+        return self.credit.report() | probed
 
     @override
     def reset(self, lanes_B: Tensor) -> None:

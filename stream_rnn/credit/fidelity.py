@@ -1,0 +1,106 @@
+"""How good the credit is while learning: a sampled comparison with a long window.
+
+Axes: B lanes, S state, Z = G*N, M = I+N+1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stream_rnn.linearization import Linearization
+
+
+@dataclass(frozen=True, slots=True)
+class _Tick:
+    lin: Linearization
+    live_B: Tensor
+
+
+class Fidelity:
+    """The cosine between a rule's gradient and backpropagation over the last `window` ticks.
+
+    Of every `every` ticks it copies the last `window` linearizations and carries the newest dL/ds
+    back through them once, over the trajectory really taken: the reference is exact up to the lags
+    that lie beyond the window. So its cost is bounded: `window / every` of the ticks are copied
+    (`window * Z * N` floats at most, then freed), one of them costs a window's backward pass. It
+    reads and never writes: learning is the same with and without, so it is in no snapshot. A tick
+    without a target, or an update-locked rule's, is passed over.
+
+    A noisy rule's single gradient may point far from the truth and still be right on average (a
+    cosine of 0.3 is normal at rank 1); what tells is its course, and that it stays positive.
+
+    Args:
+        window: ticks carried back through.
+        every: ticks from one comparison to the next.
+    """
+
+    def __init__(self, window: int = 64, every: int = 4096) -> None:
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        if every < window:
+            raise ValueError(f"every must be at least window ({window}), got {every}")
+        self.window = window
+        self.every = every
+        self._ticks = 0
+        self._kept: list[_Tick] = []
+        self._cosine: Tensor | None = None
+
+    def observe(
+        self,
+        lin: Linearization,
+        q_BS: Tensor,
+        live_B: Tensor,
+        gradient_ZM: Tensor | None,
+        mask_ZM: Tensor | None = None,
+    ) -> None:
+        """Take a tick, after the rule has: its linearization, dL/ds, live lanes and gradient."""
+        self._ticks += 1
+        if self._ticks > self.every - self.window:
+            self._kept.append(_Tick(_copied(lin), live_B.clone()))
+        if self._ticks < self.every:
+            return
+        if gradient_ZM is not None:
+            reference_ZM = _carried_back(self._kept, q_BS)
+            if mask_ZM is not None:
+                reference_ZM = torch.where(mask_ZM, reference_ZM, 0.0)
+            self._compare(gradient_ZM, reference_ZM)
+        self._kept.clear()
+        self._ticks = 0
+
+    def report(self) -> dict[str, Tensor]:
+        """`fidelity`: a running mean over about the last ten comparisons; empty before any."""
+        return {} if self._cosine is None else {"fidelity": self._cosine}
+
+    def _compare(self, gradient_ZM: Tensor, reference_ZM: Tensor) -> None:
+        lengths = torch.linalg.vector_norm(gradient_ZM) * torch.linalg.vector_norm(reference_ZM)
+        cosine = (gradient_ZM * reference_ZM).sum() / lengths
+        old = torch.full_like(cosine, torch.nan) if self._cosine is None else self._cosine
+        mixed = torch.where(old.isnan(), cosine, torch.lerp(old, cosine, 0.1))
+        self._cosine = torch.where(cosine.isfinite(), mixed, old)
+
+
+def _copied(lin: Linearization) -> Linearization:
+    return Linearization(
+        lin.W_h_ZN.clone(), lin.drive_BKGN.clone(), lin.carry_BKKN.clone(), lin.u_BM.clone()
+    )
+
+
+def _carried_back(ticks: list[_Tick], q_BS: Tensor) -> Tensor:
+    """dL/dW (Z, M) of the newest tick's loss, through all `ticks` (oldest first)."""
+    total_ZM: Tensor | None = None
+    after: _Tick | None = None
+    for tick in reversed(ticks):
+        if after is not None:
+            q_BS = torch.where(after.live_B[:, None], after.lin.pull(q_BS), q_BS)
+        live_B1 = tick.live_B[:, None]  # rows of idle lanes may hold NaN
+        if after is None:
+            q_BS = torch.where(live_B1, q_BS, 0.0)
+        p_BZ = torch.where(live_B1, tick.lin.pull_drive(q_BS), 0.0)
+        paid_ZM = p_BZ.T @ torch.where(live_B1, tick.lin.u_BM, 0.0)
+        total_ZM = paid_ZM if total_ZM is None else total_ZM + paid_ZM
+        after = tick
+    assert total_ZM is not None
+    return total_ZM

@@ -1,0 +1,135 @@
+"""The live fidelity: 1 for an exact rule, less for a truncated one, and never in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from stream_rnn.cells import CELLS, Gru, Tanh
+from stream_rnn.credit import Rtrl, Tbptt
+from stream_rnn.credit.fidelity import Fidelity
+from stream_rnn.recurrence import Dense
+
+
+def fidelity_of(rule: Any, walk: Any, window: int, live: Callable[[int], list[bool]]) -> float:
+    fidelity = Fidelity(window, every=walk.x_TBI.shape[0])
+    for t, (lin, q_BS) in enumerate(walk):
+        live_B = torch.tensor(live(t))
+        rule.observe(lin, q_BS, live_B)
+        fidelity.observe(lin, q_BS, live_B, rule.gradient(), walk.cell.mask_ZM)
+    return float(fidelity.report()["fidelity"])
+
+
+def always(_: int) -> list[bool]:
+    return [True, True]
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_an_exact_rule_scores_one(kind: str, random_walk: Callable[..., Any]) -> None:
+    walk = random_walk(kind, n_ticks=12)
+    rule = Rtrl(walk.cell, 2)
+    fidelity = Fidelity(12, every=12)
+    for lin, q_BS in walk:
+        rule.observe(lin, q_BS, torch.tensor([True, True]))
+        gradient_ZM = rule.gradient()
+        if walk.cell.mask_ZM is not None:
+            gradient_ZM = torch.where(walk.cell.mask_ZM, gradient_ZM, 0.0)
+        fidelity.observe(lin, q_BS, torch.tensor([True, True]), gradient_ZM, walk.cell.mask_ZM)
+    assert float(fidelity.report()["fidelity"]) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_it_is_the_cosine_with_backpropagation(random_walk: Callable[..., Any]) -> None:
+    walk = random_walk("tanh", n_ticks=12, scale=1.2)
+    truth = walk.bptt()[-1]
+    rule = Tbptt(walk.cell, 2, window=2)
+    found = fidelity_of(rule, walk, 12, always)
+    gradient = rule.gradient()
+    assert gradient is not None
+    cosine = float((gradient * truth).sum() / gradient.norm() / truth.norm())
+    assert found == pytest.approx(cosine, abs=1e-12)
+    assert found < 0.999
+
+
+def test_the_reference_is_the_window_as_each_lane_lived_it(random_walk: Callable[..., Any]) -> None:
+    walk = random_walk("lstm", n_ticks=9)
+    rule = Tbptt(walk.cell, 2, window=9)
+    # lane 1 sleeps now and then: its own events are what the window counts
+    found = fidelity_of(rule, walk, 9, lambda t: [True, t % 3 != 1])
+    assert found == pytest.approx(1.0, abs=1e-12)
+
+
+def test_rows_of_idle_lanes_reach_nothing(random_walk: Callable[..., Any]) -> None:
+    walk = random_walk("tanh", n_ticks=6)
+    rule, fidelity = Rtrl(walk.cell, 2), Fidelity(6, every=6)
+    for lin, q_BS in walk:
+        for rows in (lin.drive_BKGN, lin.carry_BKKN, lin.u_BM, q_BS):
+            rows[1] = torch.nan
+        rule.observe(lin, q_BS, torch.tensor([True, False]))
+        fidelity.observe(lin, q_BS, torch.tensor([True, False]), rule.gradient())
+    assert float(fidelity.report()["fidelity"]) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_a_tick_without_target_keeps_what_was_known(random_walk: Callable[..., Any]) -> None:
+    walk = random_walk("tanh", n_ticks=8)
+    rule, fidelity = Rtrl(walk.cell, 2), Fidelity(2, every=4)
+    walk.q_TBS[5:] = 0.0
+    for t, (lin, q_BS) in enumerate(walk):
+        rule.observe(lin, q_BS, torch.tensor([True, True]))
+        fidelity.observe(lin, q_BS, torch.tensor([True, True]), rule.gradient())
+        assert (fidelity.report() == {}) == (t < 3)
+    assert float(fidelity.report()["fidelity"]) > 0
+
+
+def test_a_locked_rule_is_passed_over(random_walk: Callable[..., Any]) -> None:
+    walk = random_walk("tanh", n_ticks=4)
+    fidelity = Fidelity(2, every=4)
+    for lin, q_BS in walk:
+        fidelity.observe(lin, q_BS, torch.tensor([True, True]), None)
+    assert fidelity.report() == {}
+
+
+def test_learning_is_bitwise_the_same_with_and_without() -> None:
+    states = []
+    for probe in (None, Fidelity(4, every=8)):
+        cell = Gru(2, 3)
+        W_ZM = cell.initial_weight(torch.Generator().manual_seed(0))
+        layer = Dense(cell, Rtrl(cell, 1), W_ZM, probe)
+        yes = torch.tensor([True])
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(20):
+            x_BI = torch.randn(1, 2, generator=generator, dtype=torch.float64)
+            h_BN = layer.forward(x_BI, yes)
+            gradients, _ = layer.learn(h_BN - 0.5, yes)
+            assert gradients is not None
+            layer.W_ZM -= 0.1 * gradients[0]
+        states.append(layer.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+    assert "fidelity" in layer.report()
+
+
+def test_w_is_copied_because_it_moves() -> None:
+    cell = Tanh(1, 2)
+    rule, fidelity = Tbptt(cell, 1, window=6), Fidelity(6, every=6)
+    W_ZM = cell.initial_weight(torch.Generator().manual_seed(0))
+    yes = torch.tensor([True])
+    s_BS = torch.zeros(1, 2, dtype=torch.float64)
+    for t in range(6):
+        s_BS, lin = cell.step(W_ZM, torch.ones(1, 1, dtype=torch.float64) * t, s_BS)
+        q_BS = torch.ones_like(s_BS)
+        rule.observe(lin, q_BS, yes)
+        fidelity.observe(lin, q_BS, yes, rule.gradient())
+        W_ZM *= -0.7  # in place, as an update does
+    assert float(fidelity.report()["fidelity"]) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("window", "every", "message"), [(0, 5, "window must be"), (6, 5, "every must be at least")]
+)
+def test_settings_without_sense_are_refused(window: int, every: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Fidelity(window, every)
