@@ -82,13 +82,36 @@ def test_an_idle_lane_full_of_nan_harms_nobody(name: str, rule_of: Callable[...,
     assert rule.healthy()[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_step_that_depends_on_nothing_gives_zero_and_finite_output(
+    name: str, dtype: torch.dtype, rule_of: Callable[..., Credit]
+) -> None:
+    """Saturated units: drive and carry are exactly zero, so the influence is."""
+    cell = Tanh(1, 2)
+    rule = rule_of(name, cell, 1)
+    s_BS = torch.zeros(1, 2, dtype=dtype)
+    W_ZM = torch.full(cell.weight_shape, 0.5, dtype=dtype)
+    for is_saturated in (True, True, False, False, True, True):  # from zero, and back to it
+        W_t_ZM = W_ZM * 200 if is_saturated else W_ZM
+        s_BS, lin = cell.step(W_t_ZM, torch.full((1, 1), 2.0, dtype=dtype), s_BS)
+        assert is_saturated != bool(lin.drive_BKGN.any())
+        rule.observe(lin, torch.ones_like(s_BS), torch.tensor([True]))
+        gradient_ZM = rule.gradient()
+        assert gradient_ZM is not None
+        assert gradient_ZM.isfinite().all()
+        assert is_saturated != bool(gradient_ZM.any())
+        assert all(bool(state.isfinite().all()) for state in rule.lane_state.values())
+        assert rule.healthy().all()
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_no_lanes_are_refused(name: str, rule_of: Callable[..., Credit]) -> None:
     with pytest.raises(ValueError, match="n_lanes must be at least 1, got 0"):
         rule_of(name, Tanh(1, 1), 0)
 
 
-@pytest.mark.parametrize("name", ["kf", "ok"])
+@pytest.mark.parametrize("name", ["kf", "ok", "uoro"])
 def test_a_noisy_rule_without_signs_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="needs a generator"):
         RULES[name](Tanh(1, 1), 1)
