@@ -26,10 +26,10 @@ from stream_rnn.assembly.settings import (
 )
 from stream_rnn.codec import codec_by_name
 from stream_rnn.config import ConfigError
-from stream_rnn.credit import Fallback
 from stream_rnn.engine.engine import Engine
 from stream_rnn.features.encoder import Features
 from stream_rnn.health import Governor
+from stream_rnn.ladder import Ladder
 from stream_rnn.lanes import Lanes
 from stream_rnn.scores import Drift
 from stream_rnn.spi import Codec, Sink, Source
@@ -46,7 +46,7 @@ class Job:
     engine: Engine
     sinks: list[Sink]
     dead_letters: Sink
-    fallback: Fallback | None
+    ladder: Ladder
     governor: Governor
     state: State
     limits: Limits
@@ -54,7 +54,6 @@ class Job:
     model: dict[str, Any]
     fingerprint: str
     execution: dict[str, str]
-    rule: Callable[[], str]
     banner: list[str]
 
 
@@ -87,7 +86,7 @@ def build(
     codec, codec_name = _codec(tables, source, limits)
 
     lane_table = config.build("[lanes]", tables.get("lanes", {}), LanesTable)
-    lanes = _checked("[lanes]", lambda: Lanes(lane_table.key, lane_table.capacity))
+    lanes = _checked("[lanes]", lambda: Lanes(lane_table.key, lane_table.capacity, lane_table.end))
     task, written = _task(tables, codec, lanes.capacity)
     plan = config.build("[learner]", tables.get("learner", {}), LearnerTable)
     kind = choices.kind_of(tables.get("learner", {}))
@@ -99,19 +98,24 @@ def build(
             "capacity": lanes.capacity,
             "batching": lane_table.batching,
             "block": lane_table.block,
+            # only where it is set, so that older state folders stay the same model's
+            **({} if lane_table.end is None else {"end": lane_table.end}),
         },
         "learner": model.chosen,
     }
-    engine = Engine(
-        codec,
-        task,
-        lanes,
-        model.learner,
-        batching=lane_table.batching,
-        block=lane_table.block,
-        keep_bytes=letters.keep_bytes,
-        on_score=on_score,
-        drift=Drift(),
+    engine = _checked(
+        "[task]",
+        lambda: Engine(
+            codec,
+            task,
+            lanes,
+            model.learner,
+            batching=lane_table.batching,
+            block=lane_table.block,
+            keep_bytes=letters.keep_bytes,
+            on_score=on_score,
+            drift=Drift(),
+        ),
     )
     sinks = [
         _plug_in("[[sink]]", table, Sink, "stream_rnn.sinks")
@@ -129,7 +133,7 @@ def build(
         engine=engine,
         sinks=sinks,
         dead_letters=_plug_in("[dead_letter]", letter_table, Sink, "stream_rnn.sinks"),
-        fallback=model.fallback,
+        ladder=model.ladder,
         governor=model.governor,
         state=state,
         limits=limits,
@@ -137,7 +141,6 @@ def build(
         model=effective,
         fingerprint=fingerprint(effective),
         execution=model.execution,
-        rule=model.rule,
         banner=banner.lines(source, task, model, sinks, letter_path, state, metrics),
     )
 
@@ -162,6 +165,7 @@ def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, 
     target = config.convert("[task] target", table.get("target", []), str | list[str])
     targets = [target] if isinstance(target, str) else target
     key = tables.get("lanes", {}).get("key")
+    end = tables.get("lanes", {}).get("end")
     foretold = [table.get("field", "text")] if kind == "next_symbol" else targets
     if key in foretold:
         raise ConfigError(
@@ -172,10 +176,12 @@ def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, 
         written["numeric"] = [*numeric, *(t for t in targets if t not in numeric)]
     elif kind != "next_symbol" and not (written.get("numeric") or written.get("categorical")):
         calendar = None if features.calendar is None else features.calendar.field
-        found = discover(build_source(tables), codec, [*targets, key, calendar])
+        found = discover(
+            build_source(tables), codec, [*targets, key, end, table.get("weight"), calendar]
+        )
         written |= found
     features = config.build("[features]", written, Features)
-    features.expect(key)
+    features.expect(key, end)
     task = config.build("[task]", table, TASKS[kind], features=features, lanes=n_lanes)
     if task.inputs < 1:
         raise ConfigError(

@@ -32,9 +32,41 @@ class Loss(ABC):
     def evaluate(self, o_BP: Tensor, y_BQ: Tensor) -> tuple[Tensor, Tensor]:
         """Loss (B,) and its slope dL/do (B, P) of each lane; the mean over several targets."""
 
+    def evaluate_weighted(
+        self, o_BP: Tensor, y_BQ: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `evaluate`, each lane's loss times its weight in 0..1 (docs/algorithms.md 9.3)."""
+        loss_B, slope_BP = self.evaluate(o_BP, y_BQ)
+        return loss_B * weight_B, slope_BP * weight_B[:, None]
+
+    def taught_by(self, weight_B: Tensor) -> Tensor:
+        """(B,) bool: whose weight leaves something to learn; without, a lane has no target."""
+        return weight_B > 0
+
     def activate(self, o_BP: Tensor) -> Tensor:
         """What is published as the prediction (B, P)."""
         return o_BP
+
+
+class Likelihood(Loss):
+    """A cross-entropy. What the weight leaves, 1 - w, goes to the one against no preference."""
+
+    @abstractmethod
+    def undecided(self, o_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean over the C classes of -log(p) / C (B,), and its slope (B, P)."""
+
+    @override
+    def evaluate_weighted(
+        self, o_BP: Tensor, y_BQ: Tensor, weight_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        loss_B, slope_BP = super().evaluate_weighted(o_BP, y_BQ, weight_B)
+        rest_B, rest_BP = self.undecided(o_BP)
+        left_B = 1 - weight_B
+        return loss_B + rest_B * left_B, slope_BP + rest_BP * left_B[:, None]
+
+    @override
+    def taught_by(self, weight_B: Tensor) -> Tensor:
+        return torch.ones_like(weight_B, dtype=torch.bool)
 
 
 class SquaredError(Loss):
@@ -95,7 +127,7 @@ class Gaussian(Loss):
         return torch.cat((mean_BQ, raw_BQ.clamp(-self.LOG_STD, self.LOG_STD).exp()), dim=1)
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(Likelihood):
     """-log softmax(o)[y] in nats; the target is one class number in 0..P-1."""
 
     def __init__(self, n_classes: int) -> None:
@@ -112,12 +144,18 @@ class CrossEntropy(Loss):
         return -(log_p_BP * chosen_BP).sum(dim=1), log_p_BP.exp() - chosen_BP
 
     @override
+    def undecided(self, o_BP: Tensor) -> tuple[Tensor, Tensor]:
+        log_p_BP = torch.log_softmax(o_BP, dim=1)
+        C = self.n_outputs
+        return -log_p_BP.mean(dim=1) / C, (log_p_BP.exp() - 1 / C) / C
+
+    @override
     def activate(self, o_BP: Tensor) -> Tensor:
         """Probabilities."""
         return torch.softmax(o_BP, dim=1)
 
 
-class Bernoulli(Loss):
+class Bernoulli(Likelihood):
     """Negative log likelihood of targets in {0, 1} (or between), one logit each."""
 
     def __init__(self, n_targets: int = 1) -> None:
@@ -127,6 +165,11 @@ class Bernoulli(Loss):
     def evaluate(self, o_BP: Tensor, y_BQ: Tensor) -> tuple[Tensor, Tensor]:
         loss_BP = torch.nn.functional.softplus(o_BP) - o_BP * y_BQ
         return loss_BP.mean(dim=1), (torch.sigmoid(o_BP) - y_BQ) / self.n_targets
+
+    @override
+    def undecided(self, o_BP: Tensor) -> tuple[Tensor, Tensor]:
+        loss_BP = torch.nn.functional.softplus(o_BP) - o_BP / 2  # (-log p - log(1 - p)) / 2
+        return loss_BP.mean(dim=1) / 2, (torch.sigmoid(o_BP) - 0.5) / (2 * self.n_targets)
 
     @override
     def activate(self, o_BP: Tensor) -> Tensor:
@@ -172,13 +215,18 @@ class Head:
         self._features_BF = torch.cat((h_BN, x_BI, torch.ones_like(h_BN[:, :1])), dim=1)
         return self._features_BF @ self.V_PF.T
 
-    def loss(self, o_BP: Tensor, y_BQ: Tensor, scored_B: Tensor) -> Lesson:
+    def loss(
+        self, o_BP: Tensor, y_BQ: Tensor, scored_B: Tensor, weight_B: Tensor | None = None
+    ) -> Lesson:
         """Score the last `predict`.
 
         The slopes are those of the MEAN loss over the scored lanes; lanes not scored give exact
-        zeros, whatever their rows hold.
+        zeros, whatever their rows hold. Weights in 0..1 scale the losses, never their number.
         """
-        loss_B, slope_BP = self.loss_function.evaluate(o_BP, y_BQ)
+        if weight_B is None:
+            loss_B, slope_BP = self.loss_function.evaluate(o_BP, y_BQ)
+        else:
+            loss_B, slope_BP = self.loss_function.evaluate_weighted(o_BP, y_BQ, weight_B)
         n_scored = scored_B.sum().clamp(min=1)
         slope_BP = torch.where(scored_B[:, None], slope_BP / n_scored, 0.0)
         features_BF = torch.where(scored_B[:, None], self.features(), 0.0)

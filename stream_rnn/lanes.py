@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from stream_rnn.features.values import MAX_CHARS, BadEvent, category
+from stream_rnn.features.values import MAX_CHARS, BadEvent, category, shown
 from stream_rnn.spi import Event, Record
 
 Batching = Literal["event", "log", "time"]
@@ -23,14 +23,20 @@ class Lanes:
         key: the field that tells the streams apart; None: one stream, or the producer's key if
             `capacity` is above 1.
         capacity: lanes; by default 1 without a key and 64 with one.
+        end: the field that is true in the last event of an episode; None: streams have no end.
     """
 
-    def __init__(self, key: str | None = None, capacity: int | None = None) -> None:
+    def __init__(
+        self, key: str | None = None, capacity: int | None = None, end: str | None = None
+    ) -> None:
         if capacity is None:
             capacity = 1 if key is None else 64
         if not 1 <= capacity <= 1_000_000:
             raise ValueError(f"capacity must be in 1..1000000, got {capacity}")
+        if end is not None and end == key:
+            raise ValueError(f"end = {end!r} is the key; name the field that tells the last event")
         self.key = key
+        self.end = end
         self.capacity = capacity
         self.evictions = 0
         self._lane_of: OrderedDict[str, int] = OrderedDict()
@@ -51,12 +57,25 @@ class Lanes:
             )
         return event.key or None  # "" and None are one stream: they must not share a tick
 
+    def ends(self, record: Record) -> bool:
+        """Whether the event ends its episode; raises BadEvent if the field is no boolean."""
+        value = None if self.end is None else record.get(self.end)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise BadEvent(
+                "wrong_type",
+                f"field {self.end!r}: expected true or false ([lanes] end), got {_told(value)}; "
+                "leave it out where no episode ends",
+            )
+        return value
+
+    def find(self, key: str | None) -> int | None:
+        """The lane of `key`, if it has one; it counts as unseen."""
+        return self._lane_of.get(self._name(key))
+
     def _name(self, key: str | None) -> str:
         return "" if self.capacity == 1 and self.key is None else key or ""
-
-    def has(self, key: str | None) -> bool:
-        """Whether `key` has a lane."""
-        return self._name(key) in self._lane_of
 
     def assign(self, key: str | None) -> tuple[int, bool]:
         """The lane of `key`, and whether it starts anew there."""
@@ -85,3 +104,10 @@ class Lanes:
             raise ValueError(f"lanes: {len(pairs)} keys do not fit capacity {self.capacity}")
         self._lane_of = OrderedDict(pairs)
         self.evictions = int(state["evictions"])
+
+
+def _told(value: object) -> str:
+    """`shown`, and a number by its value: whatever came, the text is short."""
+    if isinstance(value, int | float) and abs(value) < 1e15:
+        return f"{type(value).__name__} {value:g}"
+    return shown(value)

@@ -9,8 +9,10 @@ shapes, no autograd. Selection is `torch.where`, so that a bad lane can never to
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +25,10 @@ from stream_rnn.update.base import Update
 
 ABSURD = 1e6  # inputs and targets are standardized: beyond this an event is bad
 DIVERGED = 1e15  # raw outputs beyond this have no finite square in float32
+LONGEST_LOCK = 100_000  # ticks; a rule that owes for longer will never pay
+
+Teaches = Literal["all", "readout", "nothing"]
+"""What learns: recurrence and read-out, the read-out alone (W stands still), or neither."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Frame:
     y_BQ: Tensor
     live_B: Tensor  # bool: the lane has an event
     scored_B: Tensor  # bool: ... and its target is known
+    weight_B: Tensor | None = None  # of its loss, 0..1; None: 1 everywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,8 @@ class Outcome:
         learned_B: whose loss entered the gradient.
         rejected_B: bad event (non-finite or absurd): the lane is bitwise as it was.
         restarted_B: bad credit: the event counts, its lane's influence restarted.
-        updated: whether W moved; None if it had to wait (update-locked, or frozen).
+        updated: whether W moved, or the read-out where it learns alone; None if it had to wait
+            (update-locked), owns its update, or nothing is taught.
     """
 
     prediction_BP: Tensor
@@ -56,6 +64,13 @@ class Outcome:
     updated: Tensor | None
 
 
+class Debtor(Protocol):
+    """What hands gradients in late and must know whether they were taken."""
+
+    def settle(self, updated: Tensor) -> None:
+        """Told whether W was updated by the gradients that were read (bool, on the device)."""
+
+
 class Learner:
     """Learns from each frame, then predicts `horizon` events ahead.
 
@@ -63,6 +78,9 @@ class Learner:
     now belongs to the prediction made k of the lane's events ago: the learning state lags k events
     behind and learns the pair (x_{t-k}, y_t) in order and exactly; the prediction comes from a
     second state, rolled forward over all inputs with the newest parameters.
+
+    `teaches` may be set between two ticks; whatever it is, predictions, hidden states and losses go
+    on. `debtors` are told what became of each update of W.
 
     Args:
         recurrence: what is learned.
@@ -89,7 +107,8 @@ class Learner:
         self.update = update
         self.head_update = head_update
         self.horizon = horizon
-        self.frozen = False
+        self.teaches: Teaches = "all"
+        self.debtors: Sequence[Debtor] = ()
         V_PF = head.V_PF
         B = recurrence.n_lanes
         self._lanes = torch.arange(B, device=V_PF.device)
@@ -110,6 +129,12 @@ class Learner:
         """One tick."""
         x_BI, scored_B = frame.x_BI, frame.scored_B & frame.live_B
         sane_B = _within(x_BI, ABSURD) & (_within(frame.y_BQ, ABSURD) | ~scored_B)
+        weight_B = frame.weight_B
+        if weight_B is not None:
+            if self.head.owns_update:
+                raise ValueError("a read-out that owns its update takes no loss weights")
+            sane_B = sane_B & (((weight_B >= 0) & (weight_B <= 1)) | ~scored_B)
+            scored_B = scored_B & self.head.loss_function.taught_by(weight_B)
         live_B = frame.live_B & sane_B
         x_BI = torch.where(live_B[:, None], x_BI, 0.0)
         scored_B = scored_B & sane_B
@@ -126,11 +151,11 @@ class Learner:
         live_B, ready_B, scored_B = live_B & sound_B, ready_B & sound_B, scored_B & sound_B
         rejected_B = frame.live_B & ~live_B
 
-        lesson = self.head.loss(o_BP, frame.y_BQ, scored_B)
+        lesson = self.head.loss(o_BP, frame.y_BQ, scored_B, weight_B)
         gradients, _ = self.recurrence.learn(lesson.dL_dh_BN, ready_B)
         healthy_B = self.recurrence.healthy()
         updated = self._update(gradients, lesson.gradients, scored_B, healthy_B)
-        if self.head.owns_update and not self.frozen:
+        if self.head.owns_update and self.teaches != "nothing":
             self.head.refit(frame.y_BQ, scored_B)
 
         prediction_BP = o_BP
@@ -170,20 +195,82 @@ class Learner:
         healthy_B: Tensor,
     ) -> Tensor | None:
         owed_B = self._waiting["owed_B"]
-        if self.frozen:
+        readout_moved = None
+        if self.teaches != "nothing" and not self.head.owns_update:
+            readout_moved = self.head_update.step(
+                self.head.parameters(), head_gradients, scored_B.any()
+            )
+        if self.teaches != "all":
             if gradients is not None:  # what was owed has been read, and goes nowhere
                 owed_B.zero_()
-            return None
+                self._settle(torch.zeros_like(owed_B[0]))
+            return readout_moved
         owed_B |= scored_B
-        if not self.head.owns_update:
-            self.head_update.step(self.head.parameters(), head_gradients, scored_B.any())
         if gradients is None:
             return None
         # a zero gradient is not a no-op: an update needs a lane that is owed one and sound
         ok = (owed_B & healthy_B).any()
         updated = self.update.step(self.recurrence.parameters(), gradients, ok)
         owed_B.zero_()
+        self._settle(updated)
         return updated
+
+    def _settle(self, updated: Tensor) -> None:
+        for debtor in self.debtors:
+            debtor.settle(updated)
+
+    def pay(self, lanes_B: Tensor) -> None:
+        """Let an update-locked window pay now what it owes for the marked lanes; synchronizes.
+
+        To be called before they are reset, which would forfeit it (docs/algorithms.md 9.4). Locks
+        are counted in ticks, so ticks without events bring the payment; no lane moves.
+
+        Raises:
+            RuntimeError: the credit rule does not pay.
+        """
+        V_PF, owed_B = self.head.V_PF, self._waiting["owed_B"]
+        nobody_B = torch.zeros_like(owed_B)
+        idle = Frame(
+            V_PF.new_zeros(len(owed_B), self.recurrence.n_inputs),
+            V_PF.new_zeros(len(owed_B), self.head.loss_function.n_targets),
+            nobody_B,
+            nobody_B,
+        )
+        for _ in range(LONGEST_LOCK):
+            if not bool((owed_B & lanes_B).any()):
+                return
+            self.step(idle)
+        raise RuntimeError(
+            f"the credit rule still owes losses after {LONGEST_LOCK} ticks without events; "
+            "a locked rule must pay after a number of ticks, not of events"
+        )
+
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Predict with the updates' running means, where they keep one; nothing is taught inside.
+
+        Hidden states go on as in any step that teaches nothing. On leaving, an exception included,
+        all parameters are bitwise as they were.
+        """
+        pairs = [
+            (param, mean)
+            for params, update in (
+                (self.recurrence.parameters(), self.update),
+                (self.head.parameters(), self.head_update),
+            )
+            # empty: none is kept, or none yet
+            for param, mean in zip(params, update.evaluation_weights(), strict=False)
+        ]
+        kept, teaches = [param.clone() for param, _ in pairs], self.teaches
+        try:
+            self.teaches = "nothing"
+            for param, mean in pairs:
+                param.copy_(mean)
+            yield
+        finally:
+            self.teaches = teaches
+            for (param, _), old in zip(pairs, kept, strict=True):
+                param.copy_(old)
 
     def reset(self, lanes_B: Tensor) -> None:
         """Start the marked lanes (bool) anew; parameters stay."""

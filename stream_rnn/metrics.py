@@ -39,8 +39,9 @@ ISSUES = (
     "bad_key",
 )
 TIMED = ("receive", "decode", "features", "step", "emit", "snapshot_copy")
-SKIPS = ("bad_event", "bad_credit", "refused", "locked")
-MOVES = ("down", "up")
+SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback")
+TRIGGERS = ("unsound", "noise", "slow", "lag")  # what leads down the ladder
+MOVES = (*(("down", trigger) for trigger in TRIGGERS), ("up", "calm"))
 TICK_S = (*(m * 10.0**e for e in range(-5, 0) for m in (1, 2.5, 5)), 1.0)
 LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 NOTICED_LIMIT = 64  # names per source: a plug-in that invents names must not fill the memory
@@ -81,7 +82,8 @@ class _Series:
     type: str
     help: str
     labels: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()  # the closed set; empty: given to the constructor, or info
+    # the closed set, of tuples if there are two labels; empty: given to the constructor, or info
+    values: tuple[str | tuple[str, ...], ...] = ()
     bounds: tuple[float, ...] = ()
 
 
@@ -89,7 +91,12 @@ def _declare(type: str, help: str, *labels: str, **more: tuple[Any, ...]) -> Any
     return field(metadata={"series": _Series(type, help, tuple(filter(None, labels)), **more)})
 
 
-def _counter(help: str, label: str = "", values: Sequence[str] = (), also: str = "") -> Any:
+def _counter(
+    help: str,
+    label: str = "",
+    values: Sequence[str] | Sequence[tuple[str, ...]] = (),
+    also: str = "",
+) -> Any:
     return _declare("counter", help, label, also, values=tuple(values))
 
 
@@ -148,11 +155,29 @@ class Metrics(Collector):
     gradient_norm: Gauge = _gauge("Euclidean norm of the newest gradient.")
     update_ratio: Gauge = _gauge("Norm of the newest update over the norm of the parameters.")
     influence_norm: Gauge = _gauge("Norm of the influence the credit rule carries.")
+    fidelity: Gauge = _gauge(
+        "Cosine of the gradient with that of a long window, a mean over samples; NaN: none yet."
+    )
+    truncation_window: Gauge = _gauge(
+        "Steps the adaptive window carries a loss back through; NaN: the rule has none."
+    )
+    truncation_beta: Gauge = _gauge(
+        "Factor by which dL/ds decays per step back, as measured; NaN: not measured."
+    )
+    truncation_bias: Gauge = _gauge(
+        "Bound on the relative bias of the gradient at that window; +Inf: none is known."
+    )
     update_skips: dict[str, int] = _counter("Ticks without an update.", "reason", SKIPS)
     credit_resets: int = _counter("Lanes whose influence was zeroed because it was not sound.")
     fallback_level: Gauge = _gauge("Rung of the fallback ladder in use; 0 is the configured rule.")
-    fallback_moves: dict[str, int] = _counter(
-        "Moves on the fallback ladder; down leaves the configured rule.", "direction", MOVES
+    fallback_moves: dict[tuple[str, str], int] = _counter(
+        "Moves on the fallback ladder; down leaves the configured rule.",
+        "direction",
+        MOVES,
+        also="reason",
+    )
+    fallback_exhausted: dict[str, int] = _counter(
+        "Triggers that found no rung left to go down to.", "reason", TRIGGERS
     )
     credit_info: Values = _info("The credit rule in use.", "rule")
     drift_alarms: int = _counter("Alarms of the drift detector on the loss.")
@@ -226,7 +251,7 @@ def _start(series: _Series, given: Mapping[str, Sequence[str]]) -> object:
     if series.type == "info":
         return ()
     zero = 0 if series.type == "counter" else None
-    if len(series.labels) == 1:
+    if series.values or len(series.labels) == 1:
         return dict.fromkeys(series.values or given[series.labels[0]], zero)
     return {} if series.labels else zero
 

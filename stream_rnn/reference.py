@@ -23,10 +23,12 @@ from stream_rnn import codec, config
 from stream_rnn.assembly import settings
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES
+from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.encoder import Features
 from stream_rnn.health import Governor
 from stream_rnn.least_squares import LeastSquaresHead
+from stream_rnn.recurrence import RECURRENCES
 from stream_rnn.spi import Sink, Source
 from stream_rnn.tasks import TASKS
 from stream_rnn.update import UPDATES, Adam, Sgd
@@ -98,6 +100,7 @@ NOTES: dict[type, dict[str, str]] = {
 """Meanings of keys whose class documents none; a docstring's own word comes first."""
 
 HIDDEN = {"features", "lanes", "cell", "n_inputs", "n_lanes", "generator", "signs", "levels"}
+HIDDEN |= {"noisy", "dtype", "device"}
 """Arguments that come from elsewhere and are no keys."""
 
 
@@ -161,7 +164,7 @@ def _sections() -> Iterator[str]:
     yield _section("`[features]`", Features, level=2)
     yield _section("`calendar = { ... }`", Calendar)
     yield _section("`[lanes]`", settings.LanesTable, "Streams that share what is learned.", level=2)
-    learner = frozenset(HIDDEN - {"cell"})
+    learner = frozenset(HIDDEN - {"cell", "dtype", "device"})
     note = (
         "`cell`, `credit`, `fallback` and the optimizers are tables with a `kind` of their own, "
         'below;\na class of yours is `"module:Class"`. The banner says what was chosen, and why.'
@@ -169,6 +172,7 @@ def _sections() -> Iterator[str]:
     yield _section("`[learner]`", settings.LearnerTable, note, level=2, hidden=learner)
     for title, table in (
         ("cell", CELLS),
+        ("cell", RECURRENCES),
         ("credit", RULES),
         ("optimizer", UPDATES),
     ):
@@ -177,6 +181,7 @@ def _sections() -> Iterator[str]:
     readout = frozenset(HIDDEN | {"n_units", "loss", "V_PF"})
     yield _section('`head_optimizer = { kind = "rls", ... }`', LeastSquaresHead, hidden=readout)
     yield _section("`governor = { ... }`", Governor)
+    yield _section("`fidelity = { ... }`", Fidelity)
     yield (
         "## `[[sink]]`\n\nWhere predictions go; as many as you like. Without one they go to "
         "`predictions.jsonl` in\nthe state folder.\n"

@@ -343,6 +343,6 @@ def test_the_status_page_follows_the_daemon() -> None:
     assert values["events_rejected"][("decode",)] == 1
     assert values["dead_letters"][("decode",)] == 1
     assert values["step"][()] == 20
-    assert values["credit_info"] == {("rtrl()",): 1}
+    assert values["credit_info"] == {("rtrl",): 1}
     assert values["prequential_metric"][("mae",)] > 0
     assert any(s.name.endswith("_bucket") for s in families["stream_rnn_tick_seconds"].samples)

@@ -130,6 +130,70 @@ def test_an_unscored_lane_may_hold_anything(name: str) -> None:
     assert dirty.loss_B[1] == 0
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_weight_scales_loss_and_slope_and_one_changes_no_bit(name: str) -> None:
+    loss = LOSSES[name]
+    o_BP, y_BQ = noise(2, 4, loss.n_outputs), targets_for(loss, 4)
+    plain_B, plain_BP = loss.evaluate(o_BP, y_BQ)
+    ones = loss.evaluate_weighted(o_BP, y_BQ, torch.ones(4).double())
+    assert torch.equal(ones[0], plain_B)
+    assert torch.equal(ones[1], plain_BP)
+    if isinstance(loss, CrossEntropy | Bernoulli):
+        return
+    w_B = torch.tensor([0.0, 0.25, 0.5, 1.0]).double()
+    loss_B, slope_BP = loss.evaluate_weighted(o_BP, y_BQ, w_B)
+    assert torch.equal(loss_B, plain_B * w_B)
+    assert torch.equal(slope_BP, plain_BP * w_B[:, None])
+
+
+def test_what_the_weight_leaves_of_a_cross_entropy_goes_to_no_preference() -> None:
+    """As the authors of FPTT have it: the mean over the classes divides by their number again."""
+    o_BP, w_B = noise(2, 3, 4) * 2, torch.tensor([0.0, 0.3, 1.0]).double()
+    y_BQ = torch.tensor([[2.0], [0.0], [3.0]]).double()
+    uniform_BP = torch.full((3, 4), 1 / 4).double()
+    log_p_BP = o_BP.log_softmax(dim=1)
+    nll_B = torch.nn.functional.cross_entropy(o_BP, y_BQ[:, 0].long(), reduction="none")
+    truth_B = w_B * nll_B + (1 - w_B) * (-uniform_BP * log_p_BP).mean(dim=1)
+    loss_B, _ = CrossEntropy(4).evaluate_weighted(o_BP, y_BQ, w_B)
+    torch.testing.assert_close(loss_B, truth_B, rtol=0, atol=1e-12)
+
+
+def test_a_weighted_bernoulli_is_the_weighted_cross_entropy_of_two_classes() -> None:
+    logit_B1, w_B = noise(2, 5, 1) * 2, torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0]).double()
+    y_BQ = torch.tensor([[0.0], [1.0], [1.0], [0.0], [1.0]]).double()
+    both_BP = torch.cat((torch.zeros_like(logit_B1), logit_B1), dim=1)
+    one, other = Bernoulli(), CrossEntropy(2)
+    loss_B, slope_BP = one.evaluate_weighted(logit_B1, y_BQ, w_B)
+    truth_B, truth_BP = other.evaluate_weighted(both_BP, y_BQ, w_B)
+    torch.testing.assert_close(loss_B, truth_B, rtol=0, atol=1e-12)
+    torch.testing.assert_close(slope_BP[:, 0], truth_BP[:, 1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_weighted_slope_is_the_derivative_of_the_weighted_loss(name: str) -> None:
+    loss = LOSSES[name]
+    o_BP = (noise(2, 4, loss.n_outputs) * 2).requires_grad_()
+    w_B = torch.tensor([0.0, 0.3, 0.7, 1.0]).double()
+    loss_B, slope_BP = loss.evaluate_weighted(o_BP, targets_for(loss, 4), w_B)
+    (truth,) = torch.autograd.grad(loss_B.sum(), o_BP)
+    torch.testing.assert_close(slope_BP, truth, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_do_not_change_by_how_many_lanes_the_mean_divides(name: str) -> None:
+    loss = LOSSES[name]
+    h_BN, x_BI, y_BQ = noise(5, 4, 3), noise(6, 4, 2), targets_for(loss, 4)
+    scored_B, w_B = torch.tensor([True, False, True, True]), torch.tensor([0.5, 0.5, 1.0, 0.1])
+    head = Head(3, 2, loss, noise(7, loss.n_outputs, 6))
+    o_BP = head.predict(h_BN, x_BI)
+    lesson = head.loss(o_BP, y_BQ, scored_B, w_B.double())
+    loss_B, slope_BP = loss.evaluate_weighted(o_BP, y_BQ, w_B.double())
+    slope_BP[1] = 0
+    torch.testing.assert_close(lesson.gradients[0], slope_BP.T @ head.features() / 3)
+    torch.testing.assert_close(lesson.loss_B[scored_B], loss_B[scored_B])
+    assert lesson.loss_B[1] == 0
+
+
 def test_a_tick_without_targets_teaches_exact_zeros() -> None:
     head = Head(3, 2, SquaredError(), noise(7, 1, 6))
     o_BP = head.predict(noise(5, 3, 3), noise(6, 3, 2))

@@ -63,6 +63,51 @@ def test_a_senseless_capacity_is_refused(capacity: int) -> None:
         Lanes("id", capacity)
 
 
+@pytest.mark.parametrize(
+    ("record", "ends"),
+    [({"done": True}, True), ({"done": False}, False), ({"done": None}, False), ({}, False)],
+)
+def test_a_field_tells_the_last_event_of_an_episode(record: dict[str, object], ends: bool) -> None:
+    assert Lanes("id", 2, end="done").ends(record) is ends
+    assert Lanes("id", 2).ends(record) is False
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (1, "int 1"),
+        (0.0, "float 0"),
+        ("true", "str 'true'"),
+        ([True], "list of 1"),
+        (10**5000, "int"),
+        (float("nan"), "float"),
+        ("x" * 1000, "str 'xxx"),
+    ],
+    ids=["int", "float", "text", "list", "digits", "nan", "long"],
+)
+def test_an_end_that_is_no_boolean_is_a_bad_event(value: object, told: str) -> None:
+    with pytest.raises(BadEvent) as caught:
+        Lanes("id", 2, end="done").ends({"done": value})
+    assert caught.value.issue == "wrong_type"
+    text = str(caught.value)
+    assert text.startswith("field 'done': expected true or false ([lanes] end), got " + told)
+    assert text.endswith("; leave it out where no episode ends")
+    assert len(text) < 200
+
+
+def test_the_key_cannot_tell_the_end() -> None:
+    with pytest.raises(ValueError, match="end = 'id' is the key"):
+        Lanes("id", 2, end="id")
+
+
+def test_looking_for_a_key_takes_no_lane_and_does_not_make_it_newer() -> None:
+    lanes = Lanes("id", 2)
+    for key in "ab":
+        lanes.assign(key)
+    assert [lanes.find(key) for key in "bac"] == [1, 0, None]
+    assert lanes.assign("c") == (0, True)  # a is the oldest still
+
+
 @given(st.lists(st.sampled_from("abcdefg")), st.integers(1, 4))
 def test_no_two_keys_ever_share_a_lane(keys: list[str], capacity: int) -> None:
     lanes = Lanes("id", capacity)

@@ -84,7 +84,7 @@ def test_a_frozen_learner_predicts_and_learns_nothing(
     frames = frames_of(6)
     for frame in frames[:3]:
         learner.step(frame)
-    learner.frozen = True
+    learner.teaches = "nothing"
     parameters = [parameter.clone() for parameter in learner.parameters()]
     s_BS = learner.lane_state["s_BS"].clone()
     for frame in frames[3:]:
@@ -102,10 +102,10 @@ def test_what_a_locked_window_owed_when_it_paid_frozen_is_not_owed_any_more(
     learner = learner_of("gru", resolved("locked"))
     frames = frames_of(3)
     learner.step(frames[0])
-    learner.frozen = True
+    learner.teaches = "nothing"
     for frame in frames[1:]:
         learner.step(frame)  # the third pays, into nothing
-    learner.frozen = False
+    learner.teaches = "all"
     before = copy_of(learner)
     for frame in frames_of(3, unscored=1.0):
         assert not learner.step(frame).updated
@@ -157,17 +157,17 @@ def test_the_update_is_the_gradient_of_the_mean_loss_through_the_whole_net(
 
     def loss_with(directions: list[Tensor], eps: float) -> float:
         learner = fresh()
-        learner.frozen = True
+        learner.teaches = "nothing"
         for parameter, direction in zip(learner.parameters(), directions, strict=True):
             parameter.add_(direction, alpha=eps)
         outcomes = [learner.step(frame) for frame in frames]
         return float(outcomes[-1].loss_B.sum() / 2)
 
     learner = fresh()
-    learner.frozen = True
+    learner.teaches = "nothing"
     for frame in frames[:-1]:
         learner.step(frame)
-    learner.frozen = False
+    learner.teaches = "all"
     before = [parameter.clone() for parameter in learner.parameters()]
     learner.step(frames[-1])
     gradients = [b - p for b, p in zip(before, learner.parameters(), strict=True)]

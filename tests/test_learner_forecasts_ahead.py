@@ -86,7 +86,7 @@ def test_a_frozen_net_predicts_by_a_plain_forward_pass_over_all_inputs(
     kind: str, horizon: int, learner_of: Callable[..., Any], frames_of: Callable[..., Any]
 ) -> None:
     learner, frames = learner_of(kind, horizon=horizon), frames_of(T)
-    learner.frozen = True
+    learner.teaches = "nothing"
     W_ZM, V_PF = learner.parameters()
     s_BS = torch.zeros(2, learner.recurrence.cell.n_state, dtype=torch.float64)
     for frame in frames:

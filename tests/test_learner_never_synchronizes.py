@@ -18,7 +18,7 @@ from stream_rnn.credit import RULES, Fallback, Ok, Tbptt
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Loss, Quantile, SquaredError
 from stream_rnn.learner import Frame, Learner
 from stream_rnn.least_squares import LeastSquaresHead
-from stream_rnn.update import Adam, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Sgd, Update
 
 BANNED = {
     "aten::_local_scalar_dense",  # item(), float(), bool(), `if tensor`
@@ -42,6 +42,7 @@ UPDATES: dict[str, Callable[[], Update]] = {
     "adam": Adam,
     "sgd": Sgd,
     "momentum": lambda: Sgd(momentum=0.9),
+    "fptt": lambda: Fptt(Adam()),
 }
 
 
@@ -96,6 +97,17 @@ def test_no_loss_and_no_update_reads_the_device(
     assert_never_synchronizes(learner, frames_of(4))
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_weighted_loss_does_not_read_the_device(
+    loss: str,
+    learner_of: Callable[..., Learner],
+    frames_of: Callable[..., list[Frame]],
+) -> None:
+    weight_B = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    frames = [dataclasses.replace(frame, weight_B=weight_B) for frame in frames_of(4)]
+    assert_never_synchronizes(learner_of("tanh", loss=LOSSES[loss]), frames)
+
+
 def with_least_squares(learner: Learner) -> Learner:
     """The same learner with a read-out that owns its update."""
     V_PF = learner.head.V_PF
@@ -124,8 +136,8 @@ def test_the_watch_itself_notices_a_read() -> None:
 
 
 def on_gpu(frame: Frame) -> Frame:
-    fields = {f.name: getattr(frame, f.name).cuda() for f in dataclasses.fields(frame)}
-    return Frame(**fields)
+    tensors: dict[str, Any] = {f.name: getattr(frame, f.name) for f in dataclasses.fields(frame)}
+    return Frame(**{name: None if t is None else t.cuda() for name, t in tensors.items()})
 
 
 def drawing(signs: list[torch.Tensor], device: str) -> Any:

@@ -19,13 +19,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stream_rnn.cells import CELLS
-from stream_rnn.credit import RULES, Credit, Fallback, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.cells import CELLS, Cell, Gru
+from stream_rnn.credit import (
+    RULES,
+    AdaptiveTbptt,
+    Credit,
+    Fallback,
+    Kf,
+    Ok,
+    Rtrl,
+    Snap1,
+    Tbptt,
+    Uoro,
+)
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Frame, Learner
 from stream_rnn.least_squares import LeastSquaresHead
-from stream_rnn.recurrence import Dense
-from stream_rnn.update import UPDATES
+from stream_rnn.recurrence import RECURRENCES, Dense, Feedforward, Recurrence, Rtu, Stack
+from stream_rnn.update import UPDATES, Adam, Fptt, Sgd, Update
 
 N, M = 7, 6  # neither a multiple of the windows below
 N_INPUTS, N_UNITS = 2, 3
@@ -49,7 +60,17 @@ class Case(NamedTuple):
 
 CASES = [
     Case(*parts)
-    for parts in itertools.product(CELLS, [*RULES, "locked", "fallback"], UPDATES, [0, 3], [1, 3])
+    for parts in itertools.product(CELLS, [*RULES, "locked", "fallback"], ["adam"], [0, 3], [1, 3])
+]
+CASES += [
+    Case(*parts)
+    for parts in itertools.product(
+        ["tanh", "gru"], ["ok", "locked"], [u for u in UPDATES if u != "adam"], [0, 3], [1, 3]
+    )
+]
+CASES += [
+    Case(*parts)
+    for parts in itertools.product([*RECURRENCES, "stack"], ["exact"], ["adam"], [0, 3], [1, 3])
 ]
 CASES += [
     Case(kind, rule, "adam", horizon, lanes, "rls")
@@ -59,9 +80,24 @@ CASES += [
 ]
 
 
-def build(case: Case) -> Learner:
-    """The learner of a case as configured, before anything is learned or loaded."""
+def recurrence_of(case: Case, generator: torch.Generator) -> Recurrence:
+    """What learns by itself, or a cell with its rule."""
+    if case.kind in RECURRENCES:
+        made: Any = RECURRENCES[case.kind]
+        layer: Recurrence = made(N_INPUTS, N_UNITS, case.lanes, generator)
+        return layer
+    if case.kind == "stack":
+        bottom = Rtu(N_INPUTS, N_UNITS, case.lanes, generator, "linear")
+        middle = Feedforward(bottom.width, N_UNITS, case.lanes, generator)
+        top = Gru(N_UNITS, N_UNITS)
+        W_ZM = top.initial_weight(generator).float()
+        return Stack([bottom, middle, Dense(top, Tbptt(top, case.lanes, 5, 4), W_ZM)])
     cell = CELLS[case.kind](N_INPUTS, N_UNITS)
+    return Dense(cell, credit_of(case, cell), cell.initial_weight(generator).float())
+
+
+def credit_of(case: Case, cell: Cell) -> Credit:
+    """The rule of a case."""
     noise = torch.Generator().manual_seed(3)
     rules: dict[str, Any] = {
         "rtrl": lambda: Rtrl(cell, case.lanes),
@@ -69,20 +105,44 @@ def build(case: Case) -> Learner:
         "ok": lambda: Ok(cell, case.lanes, noise, rank=2),
         "tbptt": lambda: Tbptt(cell, case.lanes, window=4),
         "locked": lambda: Tbptt(cell, case.lanes, window=5, every=4),
+        "uoro": lambda: Uoro(cell, case.lanes, noise),
+        "snap1": lambda: Snap1(cell, case.lanes),
+        "adaptive_tbptt": lambda: AdaptiveTbptt(  # adapts within the ticks of a case
+            cell,
+            case.lanes,
+            window=3,
+            k_max=4,
+            history=4,
+            sample_every=2,
+            adapt_every=5,
+            min_samples=1,
+        ),
     }
-    credit: Credit
     if case.rule == "fallback":
-        credit = Fallback([rules["ok"](), rules["locked"](), rules["kf"]()])
-    else:
-        credit = rules[case.rule]()
+        return Fallback([rules["ok"](), rules["locked"](), rules["kf"]()])
+    rule: Credit = rules[case.rule]()
+    return rule
+
+
+def update_of(case: Case) -> Update:
+    """One of the two updates of a case."""
+    match case.update:
+        case "sgd":
+            return Sgd(lr=0.05, momentum=0.9)
+        case "fptt":
+            return Fptt(Adam(lr=0.05))
+    return Adam(lr=0.05)
+
+
+def build(case: Case) -> Learner:
+    """The learner of a case as configured, before anything is learned or loaded."""
     generator = torch.Generator().manual_seed(4)
-    W_ZM = cell.initial_weight(generator).float()
-    V_PF = initial_readout(N_UNITS, N_INPUTS, SquaredError(), generator).float()
-    settings = {"lr": 0.05} | ({"momentum": 0.9} if case.update == "sgd" else {})
-    updates = (UPDATES[case.update](**settings) for _ in range(2))
+    recurrence = recurrence_of(case, generator)
+    width = recurrence.width
+    V_PF = initial_readout(width, N_INPUTS, SquaredError(), generator).float()
     kind = LeastSquaresHead if case.readout == "rls" else Head
-    head = kind(N_UNITS, N_INPUTS, SquaredError(), V_PF)
-    return Learner(Dense(cell, credit, W_ZM), head, *updates, horizon=case.horizon)
+    head = kind(width, N_INPUTS, SquaredError(), V_PF)
+    return Learner(recurrence, head, update_of(case), update_of(case), horizon=case.horizon)
 
 
 def frames(case: Case) -> list[Frame]:
@@ -146,7 +206,9 @@ def test_a_new_process_goes_on_bit_for_bit(case: Case, resumed: Path) -> None:
     assert not [name for name in truth if got[name].dtype != truth[name].dtype]
     assert not [name for name in truth if not torch.equal(got[name], truth[name])]
     before = load_file(resumed / f"{case.name}.saved")
-    for name in ("recurrence.W_ZM", "head.V_PF"):
+    learned = [name for name in truth if name.endswith(("W_ZM", "W_CI", "W_GNU", "W_NM", "V_PF"))]
+    assert len(learned) >= 2
+    for name in learned:
         assert not torch.equal(before[name], truth[name])  # it did learn
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from stream_rnn import app
+from stream_rnn.config import ConfigError
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.values import BadEvent
@@ -276,6 +277,124 @@ def test_what_is_no_text_or_too_much_of_it_is_a_bad_event(text: object, reason: 
     task = NextSymbol(Features(), "text", unit="byte", max_bytes=100)
     with pytest.raises(BadEvent, match=reason):
         task.steps({"text": text}, 0)
+
+
+# Weights of losses ----------------------------------------------------------------------------
+
+CLASSES: Tables = CLASSIFICATION | {"task": CLASSIFICATION["task"] | {"classes": ["a", "b", "c"]}}
+WEIGHTED = {"forecast": FORECAST, "regression": REGRESSION, "classification": CLASSES}
+
+
+def labelled(kind: str, n: int, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"x": math.sin(i), "y": "abc"[i % 3] if kind == "classification" else math.sin(i / 2)}
+        | more
+        for i in range(n)
+    ]
+
+
+def taught(kind: str, records: Sequence[dict[str, Any]], weight: str | None = "w") -> Any:
+    """The engine after `records`; plain SGD of rate 0.05, so that steps are as large as losses."""
+    tables = WEIGHTED[kind]
+    sgd = TINY | {"optimizer": {"kind": "sgd", "lr": 0.05, "clip": 0}}
+    named = {} if weight is None else {"weight": weight}
+    tables = tables | {"learner": sgd, "task": tables["task"] | named}
+    engine = app.build({"source": {"kind": "synthetic"}, **tables}).engine
+    for n, record in enumerate(records):
+        engine.feed(Event("p", n, json.dumps(record).encode()))
+    return engine
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+@pytest.mark.parametrize("more", [{}, {"w": 1}, {"w": 1.0}, {"w": None}], ids=str)
+def test_a_weight_of_one_or_none_at_all_changes_no_bit(kind: str, more: dict[str, Any]) -> None:
+    plain = taught(kind, labelled(kind, 20), weight=None)
+    other = taught(kind, labelled(kind, 20, **more))
+    assert other.outputs == plain.outputs
+    mine, theirs = other.learner.state_dict(), plain.learner.state_dict()
+    assert not [name for name in theirs if not mine[name].equal(theirs[name])]
+    assert other.task.features.issues == plain.task.features.issues  # no field too many
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_the_step_is_as_large_as_the_weight(kind: str) -> None:
+    def step_of(weight: float) -> list[Any]:
+        records = labelled(kind, 20)
+        engine = taught(kind, records[:19])
+        before = [p.clone() for p in engine.learner.parameters()]
+        engine.feed(Event("p", 19, json.dumps(records[19] | {"w": weight}).encode()))
+        assert engine.outputs[-1]["scored"]["loss"] > 0  # the score is never weighted
+        return [p - b for p, b in zip(engine.learner.parameters(), before, strict=True)]
+
+    for none, half, whole in zip(step_of(0.0), step_of(0.5), step_of(1.0), strict=True):
+        assert float(whole.norm()) > 1e-6
+        gap = half - (none + whole) / 2  # linear in w
+        assert float(gap.norm()) < 1e-3 * float(whole.norm()) + 1e-7
+        assert bool(none.any()) == (kind == "classification")  # the rest wants no preference
+        assert float(none.norm()) < float(whole.norm())
+
+
+BAD_WEIGHTS: dict[str, tuple[Any, str, str]] = {
+    "above": (1.5, "absurd", "expected a loss weight in 0..1 ([task] weight), got 1.5; scale it"),
+    "below": (-0.1, "absurd", "expected a loss weight in 0..1 ([task] weight), got -0.1; scale it"),
+    "huge": (1e30, "absurd", "1e+30"),
+    "text": ("1", "wrong_type", "expected a number, got str '1'"),
+    "list": ([1], "wrong_type", "expected a number, got list of 1"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_WEIGHTS)
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_an_impossible_weight_is_a_dead_letter_and_teaches_nothing(kind: str, bad: str) -> None:
+    value, issue, reason = BAD_WEIGHTS[bad]
+    records = labelled(kind, 12)
+    plain = taught(kind, records)
+    other = taught(kind, [*records[:6], records[6] | {"w": value}, *records[6:]])
+    (letter,) = other.letters
+    assert (letter["stage"], letter["issue"], letter["position"]) == ("features", issue, 6)
+    assert letter["reason"].startswith("field 'w'")
+    assert reason in letter["reason"]
+    mine, theirs = other.learner.state_dict(), plain.learner.state_dict()
+    assert not [name for name in theirs if not mine[name].equal(theirs[name])]
+    assert [line["prediction"] for line in other.outputs] == [
+        line["prediction"] for line in plain.outputs
+    ]
+
+
+@pytest.mark.parametrize("kind", WEIGHTED)
+def test_an_event_with_an_impossible_weight_takes_no_lane(kind: str) -> None:
+    lanes = {"key": "id", "capacity": 1}
+    tables = WEIGHTED[kind] | {"lanes": lanes}
+    tables["task"] = tables["task"] | {"weight": "w"}
+    engine = app.build({"source": {"kind": "synthetic"}, "learner": TINY, **tables}).engine
+    (record,) = labelled(kind, 1, id="a")
+    engine.feed(Event("p", 0, json.dumps(record).encode()))
+    engine.feed(Event("p", 1, json.dumps(record | {"id": "b", "w": 2}).encode()))
+    assert len(engine.letters) == 1
+    assert engine.lanes.find("a") == 0
+    assert engine.lanes.evictions == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Forecast(Features(["y"]), "y", weight="y"),
+        lambda: Regression(Features(["x"]), ["z", "y"], weight="y"),
+        lambda: Classification(Features(["x"]), "y", weight="y"),
+    ],
+    ids=["forecast", "regression", "classification"],
+)
+def test_a_weight_that_is_the_target_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="weight = 'y' is the target"):
+        make()
+
+
+def test_weights_with_a_readout_that_owns_its_update_are_refused() -> None:
+    rls = TINY | {"head_optimizer": {"kind": "rls"}}
+    task = REGRESSION["task"] | {"weight": "w"}
+    tables = {"source": {"kind": "synthetic"}, "learner": rls, **REGRESSION, "task": task}
+    with pytest.raises((ValueError, ConfigError), match="weight: a read-out that owns its update"):
+        app.build(tables)
 
 
 # Settings and state ---------------------------------------------------------------------------

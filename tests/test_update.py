@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stream_rnn.update import UPDATES, Adam, Sgd, Update
+from stream_rnn.update import UPDATES, Adam, Fptt, Sgd, Update
 
 SHAPES = [(3, 4), (2,)]
 YES, NO = torch.tensor(True), torch.tensor(False)
@@ -27,6 +27,13 @@ CASES: dict[str, tuple[Any, Any]] = {
         lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9),
     ),
 }
+
+
+WRAPPED: dict[str, Any] = {
+    "fptt-adam": (lambda clip: Fptt(Adam(lr=0.02, clip=clip)), None),
+    "fptt-momentum": (lambda clip: Fptt(Sgd(lr=0.02, momentum=0.9, clip=clip), 0.5, 0.3), None),
+}
+ALL = CASES | WRAPPED
 
 
 def noise(seed: int) -> list[Tensor]:
@@ -54,6 +61,10 @@ def test_fifty_steps_equal_torch_optim(case: str, clip: float | None) -> None:
         torch.testing.assert_close(mine, theirs_param.detach(), rtol=0, atol=atol)
 
 
+def clipped(name: str, clip: float) -> Update:
+    return Fptt(Adam(clip=clip)) if name == "fptt" else {"adam": Adam, "sgd": Sgd}[name](clip=clip)
+
+
 @pytest.mark.parametrize("name", UPDATES)
 def test_clipping_scales_all_gradients_to_the_norm_and_small_ones_not_at_all(name: str) -> None:
     for factor, expected in ((100.0, 1.0), (1e-3, None)):
@@ -63,7 +74,7 @@ def test_clipping_scales_all_gradients_to_the_norm_and_small_ones_not_at_all(nam
         Sgd(lr=1.0, clip=1.0).step(params, grads, YES)
         moved = float(torch.cat([param.flatten() for param in params]).norm())
         assert moved == pytest.approx(expected or norm, rel=1e-12)
-        update = UPDATES[name](clip=1.0)
+        update = clipped(name, 1.0)
         update.step([torch.zeros_like(grad) for grad in grads], grads, YES)
         assert float(update.report()["gradient_norm"]) == pytest.approx(norm)  # before clipping
 
@@ -74,9 +85,9 @@ def snapshot(update: Update, params: list[Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("reason", ["not ok", "nan", "inf", "overflow"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_a_refused_step_leaves_every_tensor_bitwise(case: str, reason: str) -> None:
-    update: Update = CASES[case][0](1.0)
+    update: Update = ALL[case][0](1.0)
     params = noise(0)
     update.step(params, noise(1), YES)
     before = snapshot(update, params)
@@ -91,10 +102,10 @@ def test_a_refused_step_leaves_every_tensor_bitwise(case: str, reason: str) -> N
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_a_skipped_step_is_not_counted(case: str) -> None:
     """Skipping in between equals never having been asked."""
-    make, _ = CASES[case]
+    make, _ = ALL[case]
     skipping, plain = make(1.0), make(1.0)
     params, others = noise(0), noise(0)
     for t in range(6):
@@ -104,9 +115,9 @@ def test_a_skipped_step_is_not_counted(case: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(params, others, strict=True))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL)
 def test_a_loaded_update_goes_on_bit_for_bit(case: str) -> None:
-    make, _ = CASES[case]
+    make, _ = ALL[case]
     update, resumed, params = make(1.0), make(1.0), noise(0)
     for t in range(3):
         update.step(params, noise(t), YES)
@@ -136,6 +147,8 @@ def test_a_state_of_other_parameters_is_refused() -> None:
         (Sgd, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         (Adam, {"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1.0"),
         (Adam, {"eps": 0.0}, "eps must be positive, got 0.0"),
+        (Fptt, {"inner": Sgd(), "alpha": 0.0}, "alpha must be positive and finite, got 0.0"),
+        (Fptt, {"inner": Sgd(), "beta": 0.0}, r"beta must be in \(0, 1\], got 0.0"),
     ],
 )
 def test_senseless_settings_are_refused(kind: Any, settings: Any, message: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stream_rnn import __version__
 from stream_rnn.assembly.choices import spelled
 from stream_rnn.assembly.model import Model
+from stream_rnn.assembly.network import layers_of
 from stream_rnn.assembly.settings import MetricsTable, State
 from stream_rnn.spi import Guarantee, Sink, Source
 from stream_rnn.tasks import Task
@@ -29,7 +30,7 @@ def lines(
 ) -> list[str]:
     """One line for each thing a person should know before the daemon runs."""
     chosen = model.chosen
-    rungs = [spelled(t) for t in (chosen["credit"], *chosen["fallback"])]
+    layers = " > ".join(spelled(table) for table in layers_of(chosen["cell"]))
     how_often = f"every {state.every_events} events"
     if not state.every_events:
         how_often = f"every {state.every_s:g} s"
@@ -38,9 +39,9 @@ def lines(
         f"  source       {source.describe()}",
         f"  guarantee    {source.guarantee.value}: {PROMISES[source.guarantee]}",
         f"  task         {task.describe()}",
-        f"  model        {spelled(chosen['cell'])}, {task.inputs} inputs, "
+        f"  model        {layers}, {task.inputs} inputs, "
         f"{model.n_parameters} parameters, {chosen['dtype']} on {model.device}",
-        f"  learning     {' -> '.join(rungs)}, {spelled(chosen['optimizer'])}",
+        f"  learning     {' -> '.join(model.ladder.names)}, {spelled(chosen['optimizer'])}",
     ]
     said += [f"    chosen     {reason}" for reason in model.why]
     said += [f"  sink         {sink.describe()}" for sink in sinks]

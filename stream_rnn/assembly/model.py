@@ -6,26 +6,24 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from stream_rnn import __version__, config, head
-from stream_rnn.assembly.choices import choose, spelled
+from stream_rnn.assembly import network
+from stream_rnn.assembly.choices import EXACT, choose, spelled
 from stream_rnn.assembly.settings import LearnerTable
-from stream_rnn.cells import CELLS, Cell
 from stream_rnn.config import ConfigError
-from stream_rnn.credit import RULES, Credit, Fallback
+from stream_rnn.credit import Fallback
 from stream_rnn.health import Governor
+from stream_rnn.ladder import Ladder
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
-from stream_rnn.recurrence import Dense
 from stream_rnn.tasks import Objective, Task
 from stream_rnn.update import UPDATES, Sgd, Update
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,9 +32,8 @@ class Model:
 
     Attributes:
         learner: on `device`.
-        fallback: the credit rule in it, if that is a ladder of several.
+        ladder: what teaches it, rung by rung; the one in use has a name, e.g. `ok(rank=3)`.
         governor: decides on the ladder.
-        rule: names the credit rule in use, e.g. `ok(rank=3)`.
         chosen: the tables in effect; part of the model's fingerprint.
         why: the reasons for what was chosen, one line each.
         execution: what computes it: versions, device, threads.
@@ -44,9 +41,8 @@ class Model:
     """
 
     learner: Learner
-    fallback: Fallback | None
+    ladder: Ladder
     governor: Governor
-    rule: Callable[[], str]
     chosen: dict[str, Any]
     why: list[str]
     execution: dict[str, str]
@@ -80,32 +76,37 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
     weights = torch.Generator().manual_seed(seed)
     signs = torch.Generator(device=device).manual_seed(seed + 1)
 
-    cell_table = {"n_units" if k == "units" else k: v for k, v in chosen["cell"].items()}
-    cell = _named("[learner] cell", cell_table, CELLS, Cell, n_inputs=task.inputs)
-    rungs = [
-        _named(place, table, RULES, Credit, cell=cell, n_lanes=n_lanes, generator=signs)
-        for place, table in [
-            ("[learner] credit", chosen["credit"]),
-            *(("[learner] fallback", table) for table in chosen["fallback"]),
-        ]
-    ]
-    fallback = Fallback(rungs) if len(rungs) > 1 else None
-    names = [spelled(table) for table in (chosen["credit"], *chosen["fallback"])]
-    governor = config.build("[learner] governor", plan.governor, Governor, levels=len(rungs))
-
-    loss = _loss(task.objective)
-    W_ZM = cell.initial_weight(weights).to(device, dtype)
-    V_PF = head.initial_readout(cell.n_units, task.inputs, loss, weights, task.persist())
-    update = _named("[learner] optimizer", chosen["optimizer"], UPDATES, Update)
-    readout, head_update = _readout(
-        chosen["head_optimizer"], cell.n_units, task.inputs, loss, V_PF.to(device, dtype)
+    rules = [rung for rung in chosen["fallback"] if not isinstance(rung, str)]
+    below = [rung for rung in chosen["fallback"] if isinstance(rung, str)]
+    is_exact = chosen["credit"] == EXACT
+    net = network.build(
+        chosen["cell"],
+        [] if is_exact else [chosen["credit"], *rules],
+        None if plan.fidelity is False else {} if plan.fidelity is True else plan.fidelity,
+        has_ladder=bool(chosen["fallback"]),
+        n_inputs=task.inputs,
+        n_lanes=n_lanes,
+        generators=network.Generators(weights, signs),
+        dtype=dtype,
+        device=device,
     )
-    recurrence = Dense(cell, fallback or rungs[0], W_ZM)
+    width = net.recurrence.width
+    loss = _loss(task.objective)
+    V_PF = head.initial_readout(width, task.inputs, loss, weights, task.persist())
+    update = _update("[learner] optimizer", chosen["optimizer"])
+    readout, head_update = _readout(
+        chosen["head_optimizer"], width, task.inputs, loss, V_PF.to(device, dtype)
+    )
+    learner = Learner(net.recurrence, readout, update, head_update, task.horizon)
+    names = [spelled(table) for table in (chosen["credit"], *rules)]
+    ladder = _ladder(learner, net.ladders, names, below)
+    governor = config.build(
+        "[learner] governor", plan.governor, Governor, levels=ladder.levels, noisy=ladder.noisy
+    )
     return Model(
-        learner=Learner(recurrence, readout, update, head_update, task.horizon),
-        fallback=fallback,
+        learner=learner,
+        ladder=ladder,
         governor=governor,
-        rule=lambda: names[fallback.level if fallback else 0],
         chosen=chosen | {"governor": plan.governor, "seed": seed, "dtype": plan.dtype},
         why=why,
         execution={
@@ -120,20 +121,22 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
     )
 
 
-def _named(
-    place: str, table: Mapping[str, Any], names: Mapping[str, type[T]], base: type[T], **given: Any
-) -> T:
-    """A cell, a rule or an update: one of ours by name, or "module:Class"."""
-    kind = table.get("kind")
-    if kind is None:
-        raise ConfigError(f"{place}: kind is missing (known: {', '.join(names)})")
-    if isinstance(kind, str) and ":" in kind:
-        target = config.resolve(place, kind, base, None)
-    elif isinstance(kind, str) and kind in names:
-        target = names[kind]
-    else:
-        raise ConfigError(f"{place}: unknown kind {kind!r} (known: {', '.join(names)})")
-    return config.build(place, table, target, **given)
+def _ladder(
+    learner: Learner, fallbacks: list[Fallback], names: list[str], below: list[str]
+) -> Ladder:
+    try:
+        return Ladder(learner, fallbacks, names, below)
+    except ValueError as error:
+        raise ConfigError(f"[learner] fallback: {error}") from error
+
+
+def _update(place: str, table: Mapping[str, Any]) -> Update:
+    """An update by its name; one that wraps another has that one in its `inner` table."""
+    if "inner" not in table:
+        return network.named(place, table, UPDATES, Update)
+    inner = config.convert(f"{place} inner", table["inner"], dict[str, Any])
+    rest = {name: value for name, value in table.items() if name != "inner"}
+    return network.named(place, rest, UPDATES, Update, inner=_update(f"{place} inner", inner))
 
 
 def _readout(
@@ -144,7 +147,7 @@ def _readout(
     if table.get("kind") == "rls":
         given = {"n_units": n_units, "n_inputs": n_inputs, "loss": loss, "V_PF": V_PF}
         return config.build(place, table, LeastSquaresHead, **given), Sgd()
-    return head.Head(n_units, n_inputs, loss, V_PF), _named(place, table, UPDATES, Update)
+    return head.Head(n_units, n_inputs, loss, V_PF), _update(place, table)
 
 
 def _loss(objective: Objective) -> head.Loss:

@@ -88,10 +88,16 @@ class MetricsTable:
 
 @dataclass(frozen=True)
 class LanesTable:
-    """`[lanes]`."""
+    """`[lanes]`.
+
+    Attributes:
+        end: field that is true in the last event of an episode: once it is learned, its stream
+            starts anew. Missing: false. No boolean: the event is a dead letter.
+    """
 
     key: str | None = None
     capacity: int | None = None
+    end: str | None = None
     batching: Batching = "event"
     block: int | None = None
 
@@ -104,11 +110,14 @@ class LearnerTable:
     """`[learner]`. What is left out is chosen, unless `kind = "explicit"`.
 
     Attributes:
-        cell: `{ kind = "lstm", units = 64 }`.
-        credit: `{ kind = "ok", rank = 8 }`.
-        fallback: a rule, or several, to fall back to; or false. Left out, there is one if the
-            credit rule was left out too, or with `kind = "auto"`.
-        governor: when to move on that ladder: trips, window, cooldown, in ticks.
+        cell: `{ kind = "lstm", units = 64 }`, or a list of layers, the lowest first.
+        credit: `{ kind = "ok", rank = 8 }`; of every layer that does not learn exactly by itself.
+        fallback: what to fall back to, in this order: rules, then "readout" (it learns alone), then
+            "frozen"; or false. Left out, there is a ladder if the credit rule was left out too, or
+            with `kind = "auto"`.
+        fidelity: `{ window = 64, every = 4096 }`, in ticks: how often the credit is compared with
+            a long window, for metrics; or false.
+        governor: when to move on that ladder, and for which reasons.
         optimizer: of the recurrence, `{ kind = "adam", lr = 1e-3 }`.
         head_optimizer: of the read-out; by default like `optimizer`.
         seed: of everything random.
@@ -117,10 +126,11 @@ class LearnerTable:
         threads: of torch; more than one hurts on small nets and busy machines.
     """
 
-    cell: dict[str, Any] | None = None
+    cell: dict[str, Any] | list[dict[str, Any]] | None = None
     credit: dict[str, Any] | None = None
-    fallback: dict[str, Any] | list[dict[str, Any]] | bool | None = None
-    governor: dict[str, int] = field(default_factory=dict)
+    fallback: dict[str, Any] | str | list[dict[str, Any] | str] | bool | None = None
+    fidelity: dict[str, Any] | bool = True
+    governor: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
     head_optimizer: dict[str, Any] | None = None
     seed: int = 0

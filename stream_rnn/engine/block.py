@@ -9,12 +9,13 @@ from stream_rnn.spi import Event, Record
 
 @dataclass(slots=True)
 class Item:
-    """One event; a dead letter if it cannot be used."""
+    """One event; a dead letter if it cannot be used. `ends`: it is the last of its episode."""
 
     event: Event
     record: Record | None = None
     key: str | None = None
     letter: Record | None = None
+    ends: bool = False
 
 
 class OpenBlock:

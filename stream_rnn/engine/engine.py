@@ -119,7 +119,7 @@ class Engine:
         self._open = OpenBlock(size)
         self._pending = Pending(task)
         self._lines = Lines(task, source, keep_bytes)
-        self._frames = Frames(learner, lanes.capacity, task.inputs)
+        self._frames = Frames(learner, lanes.capacity, task.inputs, task.weight is not None)
 
     @property
     def at_boundary(self) -> bool:
@@ -143,6 +143,7 @@ class Engine:
         try:
             item.record = self.codec.decode(event.data)
             item.key = self.lanes.key_of(event, item.record)
+            item.ends = self.lanes.ends(item.record)
         except DecodeError as error:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
@@ -179,6 +180,7 @@ class Engine:
         self.counts.seconds["features"] += perf_counter() - start
         for i in range(max((len(run.steps) for run in runs), default=0)):
             self._tick([run for run in runs if len(run.steps) > i], i)
+        self._end_episodes(block)
         start = perf_counter()
         self._finish(block, runs)
         self.counts.seconds["emit"] += perf_counter() - start
@@ -186,7 +188,7 @@ class Engine:
     # One block ------------------------------------------------------------------------------------
 
     def _prepare(self, item: Item, record: Record) -> _Run:
-        if not self.lanes.has(item.key):
+        if self.lanes.find(item.key) is None:
             self.task.check(record)  # what cannot be used takes no lane from another key
         lane, anew = self.lanes.assign(item.key)
         if anew:
@@ -202,12 +204,25 @@ class Engine:
         self.task.reset_lane(lane)
         self._pending.reset_lane(lane)
 
+    def _end_episodes(self, block: Sequence[Item]) -> None:
+        """Start the lanes anew whose episode ended, also where the last event is of no use."""
+        for item in block:
+            lane = self.lanes.find(item.key) if item.ends else None
+            if lane is None:
+                continue
+            lanes_B = self._frames.only(lane)
+            self.learner.pay(lanes_B)
+            self.learner.reset(lanes_B)
+            self.task.end_episode(lane)
+            self._pending.reset_lane(lane)
+
     def _tick(self, runs: Sequence[_Run], i: int) -> None:
         """Step i of each run: one pass of the learner."""
         start = perf_counter()
         self._frames.clear()
         for run in runs:
-            self._frames.put(run.lane, run.steps[i].x, run.steps[i].y)
+            step = run.steps[i]
+            self._frames.put(run.lane, step.x, step.y, step.weight)
         frame = self._frames.frame()
         before = [p.clone() for p in self.learner.parameters()] if self.probe_update else []
         outcome = self.learner.step(frame)

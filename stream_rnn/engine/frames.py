@@ -24,9 +24,17 @@ class Frames:
         learner: whose device and number type the frames have.
         n_lanes: B.
         n_inputs: I.
+        weighted: whether losses have weights.
     """
 
-    def __init__(self, learner: Learner, n_lanes: int, n_inputs: int) -> None:
+    def __init__(
+        self, learner: Learner, n_lanes: int, n_inputs: int, weighted: bool = False
+    ) -> None:
+        if weighted and learner.head.owns_update:
+            raise ValueError(
+                "weight: a read-out that owns its update takes no loss weights; use "
+                'head_optimizer = { kind = "adam" }, or leave the weight out'
+            )
         parameter = learner.head.V_PF
         self._device, dtype = parameter.device, parameter.dtype
         pin = self._device.type == "cuda"
@@ -36,32 +44,48 @@ class Frames:
             torch.zeros(n_lanes, n_targets, dtype=dtype, pin_memory=pin),
             torch.zeros(n_lanes, dtype=torch.bool, pin_memory=pin),
             torch.zeros(n_lanes, dtype=torch.bool, pin_memory=pin),
+            torch.ones(n_lanes, dtype=dtype, pin_memory=pin) if weighted else None,
         )
         # the same memory: numpy takes a list of numbers as a row, a tensor does not
         self._x_BI: np.ndarray[Any, Any] = self._host.x_BI.numpy()
         self._y_BQ: np.ndarray[Any, Any] = self._host.y_BQ.numpy()
         self._live_B: np.ndarray[Any, Any] = self._host.live_B.numpy()
         self._scored_B: np.ndarray[Any, Any] = self._host.scored_B.numpy()
+        weight_B = self._host.weight_B
+        self._weight_B = None if weight_B is None else weight_B.numpy()
 
     def clear(self) -> None:
         """No lane has an event."""
         self._live_B.fill(False)
         self._scored_B.fill(False)
 
-    def put(self, lane: int, x: Sequence[float], y: Sequence[float] | None) -> None:
+    def put(
+        self, lane: int, x: Sequence[float], y: Sequence[float] | None, weight: float = 1.0
+    ) -> None:
         """The lane's event; without `y` nothing is learned from it."""
         self._x_BI[lane] = x
         self._live_B[lane] = True
         if y is not None:
             self._y_BQ[lane] = y
             self._scored_B[lane] = True
+        if self._weight_B is not None:
+            self._weight_B[lane] = weight
 
     def frame(self) -> Frame:
         """What was put since `clear`, on the device; valid until the next `clear`."""
         if self._device.type == "cpu":
             return self._host
-        host = (self._host.x_BI, self._host.y_BQ, self._host.live_B, self._host.scored_B)
-        return Frame(*(t.to(self._device, non_blocking=True) for t in host))
+        host, weight_B = self._host, self._host.weight_B
+        return Frame(
+            self._there(host.x_BI),
+            self._there(host.y_BQ),
+            self._there(host.live_B),
+            self._there(host.scored_B),
+            None if weight_B is None else self._there(weight_B),
+        )
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self._device, non_blocking=True)
 
     def only(self, lane: int) -> Tensor:
         """A mask of that lane, on the device."""

@@ -149,8 +149,12 @@ class Features:
 
     def reset_lane(self, lane: int) -> None:
         """Another key takes the lane."""
-        self._history.pop(lane, None)
+        self.end_episode(lane)
         self._scales.reset_lane(lane)
+
+    def end_episode(self, lane: int) -> None:
+        """The lane's next event has no past; the scales of its key stay."""
+        self._history.pop(lane, None)
 
     def _number(self, record: Record, name: str, lane: int) -> tuple[float, bool]:
         """The field's value, and whether it was measured (or filled in)."""

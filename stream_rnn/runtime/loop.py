@@ -30,13 +30,25 @@ _log = logging.getLogger(__name__)
 POLL_S = 0.2
 
 
+WHY = {
+    "unsound": "the credit was unsound",
+    "noise": "the credit was too noisy",
+    "slow": "ticks took longer than their budget",
+    "lag": "too far behind the source",
+    "calm": "calm again",
+}
+
+
 class Ladder(Protocol):
-    """The part of the fallback rule that is moved from outside."""
+    """The rungs that are changed from outside."""
 
     level: int
 
     def move(self, level: int) -> None:
-        """Switch rungs, between two ticks."""
+        """Change to that rung, between two ticks."""
+
+    def noise(self) -> float | None:
+        """Variance share of the credit in use, None where it has none; synchronizes the device."""
 
 
 class Runtime:
@@ -47,9 +59,9 @@ class Runtime:
         engine: fed from it.
         sinks: get every prediction.
         dead_letters: gets every event that could not be used.
-        governor: decides on the fallback ladder.
-        ladder: the fallback rule, if there is one.
-        rule: names the credit rule in use.
+        governor: decides on the ladder.
+        ladder: its rungs, if there are several.
+        rule: names the rung in use.
         store: where snapshots go, or None to keep nothing.
         schedule: when a snapshot is due.
         identity: what a snapshot says it belongs to.
@@ -90,6 +102,8 @@ class Runtime:
         self.poll_events = poll_events
         self.clock = clock
         self.stopping = False
+        self._keeps = store is not None
+        self._has_moved = False  # on the ladder, since the newest snapshot
         self.connection = Connection(source, engine, metrics, self, gone_s, clock)
         self.outputs = Outputs(engine, sinks, dead_letters, metrics, self)
         self.checkpointing = Checkpointing(
@@ -120,6 +134,8 @@ class Runtime:
     def restore(self, loaded: Loaded) -> None:
         """Continue from a snapshot, before `run`; raises ConfigError if it does not fit."""
         self.checkpointing.restore(loaded)
+        if self.ladder is not None:
+            self.ladder.move(self.governor.level)  # tells the learner what it teaches on this rung
 
     def run(self, max_events: int | None = None) -> None:
         """Until the end of the stream, `max_events` events, or `stop`; then a last snapshot.
@@ -197,8 +213,8 @@ class Runtime:
             engine.feed(event)
             if event.timestamp is not None:
                 self.metrics.end_to_end_seconds.observe(time.time() - event.timestamp)
-            if self.checkpointing.due():
-                self.checkpointing.take()
+            if self.checkpointing.due() or self._move_is_unsaved():
+                self._snapshot()
         else:
             engine.end_of_poll()
             if engine.at_boundary and batch.resume:
@@ -209,26 +225,45 @@ class Runtime:
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""
         self.watch.on_tick(tick)
-        level = self.governor.observe(tick.restarted > 0 or tick.refused)
-        if self.ladder is not None and level != self.ladder.level:
-            before = self.rule()
-            direction = "down" if level > self.ladder.level else "up"
-            self.ladder.move(level)
-            self.metrics.fallback_moves[direction] += 1
-            _log.warning(
-                "fallback: %s -> %s at tick %d (%s)",
-                before,
-                self.rule(),
-                self.engine.step,
-                "the credit was unsound" if direction == "down" else "calm again",
-            )
+        governor, ladder = self.governor, self.ladder
+        level = governor.observe(
+            tick.restarted > 0 or tick.refused,
+            tick.seconds,
+            # sync: reads the device, seldom
+            noise=ladder.noise() if ladder is not None and governor.wants_noise else None,
+            lag=self.source.lag() if governor.wants_lag else None,
+        )
+        if ladder is None or level == ladder.level:
+            return
+        before = self.rule()
+        direction = "down" if level > ladder.level else "up"
+        ladder.move(level)
+        self._has_moved = True
+        self.metrics.fallback_moves[direction, governor.reason] += 1
+        _log.warning(
+            "fallback: %s -> %s at tick %d (%s)",
+            before,
+            self.rule(),
+            self.engine.step,
+            WHY[governor.reason],
+        )
+
+    def _move_is_unsaved(self) -> bool:
+        """Whether the ladder moved since the newest snapshot, and one may be taken now."""
+        return self._has_moved and self._keeps and self.engine.at_boundary
+
+    def _snapshot(self) -> None:
+        if self.checkpointing.take():
+            self._has_moved = False
 
     def _housekeeping(self, *, snapshots: bool = True) -> None:
         """Between polls, and at least every `POLL_S` seconds while nothing comes."""
         self.watch.beat()
         self.checkpointing.collect()
-        if snapshots and (self.checkpointing.due() or self.checkpointing.due_by_time()):
-            self.checkpointing.take()
+        if snapshots and (
+            self.checkpointing.due() or self.checkpointing.due_by_time() or self._move_is_unsaved()
+        ):
+            self._snapshot()
         self.watch.publish_if_due()
 
 

@@ -30,7 +30,7 @@ class Watch:
 
     Args:
         source, connection, engine, governor, checkpointing: what is watched.
-        rule: names the credit rule in use.
+        rule: names the rung of the ladder in use.
         metrics: the daemon's numbers, brought up to date.
         console: where progress is shown.
         unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
@@ -80,6 +80,8 @@ class Watch:
             m.update_skips["bad_credit"] += 1
         elif tick.refused:
             m.update_skips["refused"] += 1
+        elif self._engine.learner.teaches != "all":
+            m.update_skips["fallback"] += 1
         elif tick.locked:
             m.update_skips["locked"] += 1
 
@@ -119,6 +121,7 @@ class Watch:
         for name, value in baselines.items():
             m.baseline_loss[name] = value
         m.step, m.fallback_level = engine.step, self._governor.level
+        m.fallback_exhausted = dict(self._governor.exhausted)
         m.credit_info = ((self._rule(),),)
         m.lanes_used, m.lane_evictions = engine.lanes.used, engine.lanes.evictions
         m.drift_alarms = 0 if engine.drift is None else engine.drift.alarms
@@ -132,6 +135,10 @@ class Watch:
         report = engine.learner.report()  # sync: reads the device
         m.gradient_norm = report.get("gradient_norm")
         m.influence_norm = report.get("influence_norm")
+        m.fidelity = report.get("fidelity")
+        m.truncation_window = report.get("window")
+        m.truncation_beta = report.get("beta")
+        m.truncation_bias = report.get("bias")
         m.update_ratio = engine.update_ratio
         engine.probe_update = True
         for row in engine.task.scores.summary()[:N_SCORES]:
@@ -194,6 +201,8 @@ class Watch:
             "task": engine.task.describe(),
             "rule": self._rule(),
             "fallback_level": self._governor.level,
+            "fallback_reason": self._governor.reason,
+            "teaches": engine.learner.teaches,
             "step": engine.step,
             "events_applied": engine.counts.applied,
             "events_rejected": dict(engine.counts.rejected),

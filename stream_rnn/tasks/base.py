@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.per_lane import PerLane
+from stream_rnn.features.values import BadEvent, number
 from stream_rnn.scores import ClassScores, NumericScores
 from stream_rnn.spi import Record
 
@@ -30,6 +31,7 @@ class Step:
         target: the same in the stream's units, for scoring.
         scales: (mean, std) of each target as known BEFORE anything the prediction must not know.
         known: classes, of those learned as they come, that the prediction may know of.
+        weight: of the loss that `y` settles, 0..1.
     """
 
     x: list[float]
@@ -37,6 +39,7 @@ class Step:
     target: list[float] | int | None
     scales: tuple[Scale, ...] = ()
     known: int = 0
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Task(ABC):
 
     Args:
         features: what the network sees; built and handed in by the composition root.
+        weight: the field with the weight of an event's loss, 0..1; None: no weights.
 
     Attributes:
         horizon: k, events ahead; 0: the target stands in the event itself.
@@ -74,8 +78,10 @@ class Task(ABC):
     objective: Objective
     scores: NumericScores | ClassScores
 
-    def __init__(self, features: Features) -> None:
+    def __init__(self, features: Features, weight: str | None = None) -> None:
         self.features = features
+        self.weight = weight
+        features.expect(weight)
         self._memories: dict[str, PerLane[Any]] = {}
 
     def remember(
@@ -91,7 +97,21 @@ class Task(ABC):
 
         Asked before a new key is given a lane, so that an event that cannot be used takes none.
         """
+        self._weight_of(record)
         self.features.require(record)
+
+    def _weight_of(self, record: Record) -> float:
+        """The weight of the event's loss, 1 where it has none; raises BadEvent."""
+        if self.weight is None or record.get(self.weight) is None:
+            return 1.0
+        value = number(record, self.weight)
+        if not 0 <= value <= 1:
+            raise BadEvent(
+                "absurd",
+                f"field {self.weight!r}: expected a loss weight in 0..1 ([task] weight), got "
+                f"{value:g}; scale it, or leave it out for 1",
+            )
+        return value
 
     @abstractmethod
     def steps(self, record: Record, lane: int) -> list[Step]:
@@ -125,8 +145,13 @@ class Task(ABC):
 
     def reset_lane(self, lane: int) -> None:
         """Another key takes the lane."""
-        self.scores.reset_lane(lane)
+        self.end_episode(lane)
         self.features.reset_lane(lane)
+
+    def end_episode(self, lane: int) -> None:
+        """The lane's next event has no past; what is known of its key's targets stays."""
+        self.scores.reset_lane(lane)
+        self.features.end_episode(lane)
         for memory in self._memories.values():
             memory.pop(lane, None)
 
@@ -144,6 +169,12 @@ class Task(ABC):
         self.features.load_state_dict(state["features"])
         for name, memory in self._memories.items():
             memory.load_state_dict(state[name])
+
+
+def require_no_target(weight: str | None, targets: Sequence[str]) -> None:
+    """Raise ValueError if the weight of a loss is what is to be predicted."""
+    if weight in targets:
+        raise ValueError(f"weight = {weight!r} is the target; name the field with the loss weights")
 
 
 def require_no_leak(features: Features, targets: Sequence[str]) -> None:

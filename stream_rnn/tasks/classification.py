@@ -7,7 +7,7 @@ from typing_extensions import override
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.values import category
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step, require_no_leak
+from stream_rnn.tasks.base import Step, require_no_leak, require_no_target
 from stream_rnn.tasks.symbols import Symbols
 
 
@@ -22,6 +22,8 @@ class Classification(Symbols):
         classes: all classes; an unknown one is dead-lettered. None: learned as they come.
         max_classes: room for classes learned as they come.
         previous_target: whether the previous class of the lane is an input.
+        weight: field with the weight of the event's loss, 0..1; where missing, 1. The rest goes to
+            a pull towards no preference.
         lanes: streams.
         warmup: targets that the cumulative scores leave out.
     """
@@ -33,12 +35,14 @@ class Classification(Symbols):
         classes: list[str | int | bool] | None = None,
         max_classes: int = 16,
         previous_target: bool = True,
+        weight: str | None = None,
         *,
         lanes: int = 1,
         warmup: int = 0,
     ) -> None:
         vocabulary = None if classes is None else [str(c) for c in classes]
-        super().__init__(features, vocabulary, max_classes, 0, lanes, warmup)
+        super().__init__(features, vocabulary, max_classes, 0, lanes, warmup, weight)
+        require_no_target(weight, (target,))
         require_no_leak(features, (target,))
         features.expect(target)
         self.target = target
@@ -61,6 +65,7 @@ class Classification(Symbols):
     @override
     def steps(self, record: Record, lane: int) -> list[Step]:
         symbol, index = self._known(record)
+        weight = self._weight_of(record)
         x = self.features.encode(record, lane)
         known = len(self.symbols)  # without this event's own
         if self._use_previous:
@@ -69,7 +74,7 @@ class Classification(Symbols):
             return [Step(x, None, None, known=known)]
         self._admit(index, symbol)
         self._previous[lane] = index
-        return [Step(x, [float(index)], index, known=known)]
+        return [Step(x, [float(index)], index, known=known, weight=weight)]
 
     @override
     def describe(self) -> str:

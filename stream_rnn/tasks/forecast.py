@@ -26,6 +26,7 @@ class Forecast(Numeric):
         season: events of one season, for the seasonal baseline.
         difference: whether the network learns the change from now to then (it starts as
             persistence, and levels may wander) or the value itself.
+        weight: field with the weight of the loss this event settles, 0..1; where missing, 1.
         lanes: streams.
         warmup: targets that the cumulative scores leave out.
     """
@@ -39,6 +40,7 @@ class Forecast(Numeric):
         tau: float = 0.5,
         season: int | None = None,
         difference: bool = True,
+        weight: str | None = None,
         *,
         lanes: int = 1,
         warmup: int = 0,
@@ -48,7 +50,7 @@ class Forecast(Numeric):
                 f"horizon must be in 1..100000, got {horizon}; a target that stands in the event "
                 'itself is predicted by kind = "regression"'
             )
-        super().__init__(features, target, horizon, loss, tau, season, lanes, warmup)
+        super().__init__(features, target, horizon, loss, tau, season, lanes, warmup, weight)
         self.inputs = features.width
         self.difference = difference
         self._past = self.remember("past", list, lambda past: deque(past, maxlen=horizon))
@@ -67,13 +69,14 @@ class Forecast(Numeric):
 
     @override
     def steps(self, record: Record, lane: int) -> list[Step]:
-        values = self._known(record, lane)
+        values, weight = self._known(record, lane), self._weight_of(record)
         x = self.features.encode(record, lane)
         # this target was predicted earlier, so the scale may know it by now
         if not self.difference:
             self._learn_scales(values, lane)
             scales = self._scales_now(lane)
-            return [Step(x, self._standardize(values, scales), values, scales)]
+            level = self._standardize(values, scales)
+            return [Step(x, level, values, scales, weight=weight)]
         past = self._past.setdefault(lane, deque(maxlen=self.horizon))
         change = None
         if len(past) == self.horizon:
@@ -83,7 +86,7 @@ class Forecast(Numeric):
         scales = self._scales_now(lane)
         y = None if change is None else self._standardize(change, scales)
         from_now = tuple((m + v, s) for v, (m, s) in zip(values, scales, strict=True))
-        return [Step(x, y, values, from_now)]
+        return [Step(x, y, values, from_now, weight=weight)]
 
     @override
     def persist(self) -> dict[int, int]:

@@ -12,7 +12,7 @@ from stream_rnn.features.scaler import Scales
 from stream_rnn.features.values import number
 from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantile, Squared
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Objective, Scale, Step, Task
+from stream_rnn.tasks.base import Objective, Scale, Step, Task, require_no_target
 
 LossName = Literal["l1", "squared", "quantile", "gaussian"]
 
@@ -30,11 +30,13 @@ class Numeric(Task):
         season: int | None,
         lanes: int,
         warmup: int,
+        weight: str | None,
     ) -> None:
-        super().__init__(features)
+        super().__init__(features, weight)
         self.targets = (target,) if isinstance(target, str) else tuple(target)
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"target: expected one field, or several different, got {target!r}")
+        require_no_target(weight, self.targets)
         features.expect(*self.targets)
         self._single = isinstance(target, str)
         self._loss = loss

@@ -24,6 +24,7 @@ class Regression(Numeric):
         tau: of "quantile".
         season: events of one season, for the seasonal baseline.
         previous_target: whether the previous target is an input.
+        weight: field with the weight of the event's loss, 0..1; where missing, 1.
         lanes: streams.
         warmup: targets that the cumulative scores leave out.
     """
@@ -36,11 +37,12 @@ class Regression(Numeric):
         tau: float = 0.5,
         season: int | None = None,
         previous_target: bool = True,
+        weight: str | None = None,
         *,
         lanes: int = 1,
         warmup: int = 0,
     ) -> None:
-        super().__init__(features, target, 0, loss, tau, season, lanes, warmup)
+        super().__init__(features, target, 0, loss, tau, season, lanes, warmup, weight)
         require_no_leak(features, self.targets)
         self._previous = self.remember("previous", list[float], list[float])
         self._use_previous = previous_target
@@ -63,7 +65,7 @@ class Regression(Numeric):
 
     @override
     def steps(self, record: Record, lane: int) -> list[Step]:
-        values = self._known(record, lane)
+        values, weight = self._known(record, lane), self._weight_of(record)
         scalers = self._scales.of(lane)
         x = self.features.encode(record, lane)
         scales = self._scales_now(lane)  # as before this target
@@ -76,7 +78,7 @@ class Regression(Numeric):
                 y = self._standardize(values, scales)
             self._learn_scales(values, lane)
             self._previous[lane] = values
-        return [Step(x, y, values, scales)]
+        return [Step(x, y, values, scales, weight=weight)]
 
     @override
     def persist(self) -> dict[int, int]:

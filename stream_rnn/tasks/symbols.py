@@ -26,8 +26,9 @@ class Symbols(Task):
         horizon: int,
         lanes: int,
         warmup: int,
+        weight: str | None = None,
     ) -> None:
-        super().__init__(features)
+        super().__init__(features, weight)
         self.horizon = horizon
         self._fixed = vocabulary is not None
         self.symbols = list(dict.fromkeys(vocabulary or ()))

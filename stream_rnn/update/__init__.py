@@ -2,8 +2,9 @@
 
 from stream_rnn.update.adam import Adam
 from stream_rnn.update.base import Update
+from stream_rnn.update.fptt import Fptt
 from stream_rnn.update.sgd import Sgd
 
-UPDATES: dict[str, type[Update]] = {"adam": Adam, "sgd": Sgd}
+UPDATES: dict[str, type[Update]] = {"adam": Adam, "sgd": Sgd, "fptt": Fptt}
 
-__all__ = ["UPDATES", "Adam", "Sgd", "Update"]
+__all__ = ["UPDATES", "Adam", "Fptt", "Sgd", "Update"]

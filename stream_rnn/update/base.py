@@ -60,6 +60,10 @@ class Update(ABC):
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
         """One step; `torch.where(ok, new, old)` over everything."""
 
+    def evaluation_weights(self) -> list[Tensor]:
+        """What to predict with instead of the parameters, one tensor for each; empty: nothing."""
+        return []
+
     def report(self) -> dict[str, Tensor]:
         """`gradient_norm` of the last step, before clipping; on the device."""
         return {} if self._norm is None else {"gradient_norm": self._norm}

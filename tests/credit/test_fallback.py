@@ -32,10 +32,10 @@ def test_every_edge_may_be_taken_at_any_time(
 ) -> None:
     learner, steady = learner_of(kind, ladder), learner_of(kind, ladder)
     fallback = learner.recurrence.credit
-    learner.frozen = steady.frozen = True  # so that the hidden states must agree
-    edges = [(a, b) for a in range(4) for b in range(4) if a != b]
+    learner.teaches = steady.teaches = "nothing"  # so that the hidden states must agree
+    edges = [(a, b) for a in range(5) for b in range(5) if a != b]  # 4: W stands still
     generator = torch.Generator().manual_seed(0)
-    frames = iter(frames_of(400, idle=0.2))
+    frames = iter(frames_of(600, idle=0.2))
 
     def tick() -> None:
         frame = next(frames)
@@ -112,6 +112,60 @@ def test_a_debt_survives_a_restart(random_walk: Callable[..., Any]) -> None:
     assert torch.equal(first.gradient(), second.gradient())
 
 
+def test_below_the_last_rung_w_stands_still_and_a_debt_waits(
+    random_walk: Callable[..., Any],
+) -> None:
+    walk = random_walk("gru", n_ticks=9)
+    fallback, ticks = Fallback([Tbptt(walk.cell, 2, window=9, every=9)]), list(walk)
+    for lin, q_BS in ticks[:3]:
+        fallback.observe(lin, q_BS, ALL)
+    fallback.move(1)
+    for lin, q_BS in ticks[3:6]:
+        lin.u_BM[0] = torch.nan  # what is not observed cannot do harm
+        fallback.observe(lin, q_BS, ALL)
+        assert torch.equal(fallback.gradient(), torch.zeros_like(walk.W_ZM))
+        assert fallback.healthy().all()
+        assert fallback.noise() is None
+    fallback.move(0)
+    owed = fallback.flush()
+    torch.testing.assert_close(owed, torch.stack(walk.bptt()[:3]).sum(dim=0), rtol=1e-10, atol=0)
+    assert not fallback.rungs[0].lane_state["J_h_BTSN"].any()  # it starts from nothing
+
+
+def test_a_debt_whose_update_was_refused_is_still_owed(random_walk: Callable[..., Any]) -> None:
+    walk = random_walk("gru", n_ticks=6)
+    ticks, truth = list(walk), walk.bptt()
+    fallback = Fallback([Tbptt(walk.cell, 2, window=9, every=9), Rtrl(walk.cell, 2)])
+    for lin, q_BS in ticks[:3]:
+        fallback.observe(lin, q_BS, ALL)
+    fallback.move(1)
+    alone, extra = Rtrl(walk.cell, 2), []
+    for (lin, q_BS), updated in zip(ticks[3:], (False, True, True), strict=True):
+        fallback.observe(lin, q_BS, ALL)
+        alone.observe(lin, q_BS, ALL)
+        extra.append(fallback.gradient() - alone.gradient())
+        fallback.settle(torch.tensor(updated))
+    for each in extra[:2]:
+        torch.testing.assert_close(each, torch.stack(truth[:3]).sum(dim=0), rtol=1e-9, atol=1e-12)
+    assert not extra[2].any()
+
+
+@pytest.mark.parametrize("size", [torch.nan, torch.inf, 1e200], ids=str)
+def test_a_debt_that_is_no_number_is_dropped(size: float, random_walk: Callable[..., Any]) -> None:
+    """Else every gradient it is added to would be refused, for ever."""
+    walk = random_walk("tanh", n_ticks=3)
+
+    class Owing(Rtrl):
+        def flush(self) -> torch.Tensor:
+            return torch.full(walk.cell.weight_shape, size, dtype=torch.float64)
+
+    fallback, ticks = Fallback([Owing(walk.cell, 2), Rtrl(walk.cell, 2)]), list(walk)
+    fallback.observe(*ticks[0], ALL)
+    fallback.move(1)
+    fallback.observe(*ticks[1], ALL)
+    assert torch.equal(fallback.gradient(), fallback.rungs[1].gradient())
+
+
 def test_the_new_rung_starts_from_zero_influence(random_walk: Callable[..., Any]) -> None:
     walk = random_walk("gru", n_ticks=8)
     fallback, ticks = Fallback([Rtrl(walk.cell, 2), Tbptt(walk.cell, 2, window=3)]), list(walk)
@@ -144,9 +198,9 @@ def test_senseless_ladders_and_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="must share one cell and lane count"):
         Fallback([Rtrl(cell, 1), Rtrl(cell, 2)])
     fallback = Fallback([Rtrl(cell, 1)])
-    with pytest.raises(ValueError, match=r"level must be in 0\.\.0, got 1"):
-        fallback.move(1)
-    with pytest.raises(ValueError, match=r"level must be in 0\.\.0, got 5"):
+    with pytest.raises(ValueError, match=r"level must be in 0\.\.1, got 2"):
+        fallback.move(2)
+    with pytest.raises(ValueError, match=r"level must be in 0\.\.1, got 5"):
         fallback.load_state_dict(fallback.state_dict() | {"level": torch.tensor(5)})
     with pytest.raises(ValueError, match="'level' is missing"):
         fallback.load_state_dict({})

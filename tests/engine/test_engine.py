@@ -130,7 +130,7 @@ def test_a_key_in_a_lane_taken_from_another_starts_from_nothing(task: dict[str, 
         features=features,
         lanes={"key": "id", "capacity": 1},
     )
-    small.learner.frozen = True
+    small.learner.teaches = "nothing"
     stream = [{"x": math.sin(i), "y": i % 5} for i in range(8)]
 
     def predictions(key: str) -> list[Any]:

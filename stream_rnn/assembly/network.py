@@ -1,0 +1,137 @@
+"""The recurrent network of `[learner]`: its layers, and who teaches each."""
+
+# Abstract base classes are handed over to be compared with, never to be called:
+# mypy: disable-error-code="type-abstract"
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from stream_rnn import config
+from stream_rnn.cells import CELLS, Cell
+from stream_rnn.config import ConfigError
+from stream_rnn.credit import RULES, Credit, Fallback
+from stream_rnn.credit.fidelity import Fidelity
+from stream_rnn.recurrence import RECURRENCES, Dense, Recurrence, Stack
+
+T = TypeVar("T")
+Table = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What learns the recurrence.
+
+    Attributes:
+        recurrence: one layer, or a stack of them.
+        ladders: the fallback ladder of each layer that has one; they move together.
+    """
+
+    recurrence: Recurrence
+    ladders: list[Fallback]
+
+
+@dataclass(frozen=True)
+class Generators:
+    """Where randomness comes from: initial weights, and the signs of noisy rules."""
+
+    weights: torch.Generator
+    signs: torch.Generator
+
+
+def layers_of(cell: Table | Sequence[Table]) -> list[Table]:
+    """`cell = {...}` is one layer, `cell = [{...}, {...}]` several, the lowest first."""
+    return [cell] if isinstance(cell, Mapping) else list(cell)
+
+
+def needs_credit(table: Table) -> bool:
+    """Whether a layer of this kind is taught by a credit rule, rather than exactly by itself."""
+    return issubclass(_class_of("[learner] cell", table), Cell)
+
+
+def build(
+    cell: Table | Sequence[Table],
+    credit: Sequence[Table],
+    fidelity: Table | None,
+    *,
+    has_ladder: bool,
+    n_inputs: int,
+    n_lanes: int,
+    generators: Generators,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Network:
+    """Build every layer.
+
+    Args:
+        cell: one table or several.
+        credit: the credit rule's table, then those it falls back to.
+        fidelity: of the live comparison with a long window, or None.
+        has_ladder: whether there are rungs to fall back to, rules or others.
+        n_inputs: I of the lowest layer.
+        n_lanes: B.
+        generators: of initial weights and of signs.
+        dtype: of the model.
+        device: where it lives.
+    """
+    tables = layers_of(cell)
+    if not tables:
+        raise ConfigError("[learner] cell is an empty list: name at least one layer")
+    layers: list[Recurrence] = []
+    ladders: list[Fallback] = []
+    for i, table in enumerate(tables):
+        place = "[learner] cell" if len(tables) == 1 else f"[learner] cell, layer {i}"
+        width = layers[-1].width if layers else n_inputs
+        target = _class_of(place, table)
+        named = {"n_units" if k == "units" else k: v for k, v in table.items()}
+        if issubclass(target, Recurrence):
+            given = {"generator": generators.weights, "dtype": dtype, "device": device}
+            layers.append(
+                config.build(place, named, target, n_inputs=width, n_lanes=n_lanes, **given)
+            )
+            continue
+        built = config.build(place, named, target, n_inputs=width)
+        rungs = [_rule(built, rule, j, n_lanes, generators.signs) for j, rule in enumerate(credit)]
+        taught_by: Credit = rungs[0]
+        if has_ladder:
+            taught_by = Fallback(rungs)
+            ladders.append(taught_by)
+        probe = None
+        if fidelity is not None:
+            probe = config.build("[learner] fidelity", fidelity, Fidelity)
+        W_ZM = built.initial_weight(generators.weights).to(device, dtype)
+        layers.append(Dense(built, taught_by, W_ZM, probe))
+    return Network(layers[0] if len(layers) == 1 else Stack(layers), ladders)
+
+
+def named(place: str, table: Table, names: Mapping[str, type[T]], base: type[T], **given: Any) -> T:
+    """A rule or an update: one of ours by name, or "module:Class"."""
+    return config.build(place, table, _lookup(place, table, names, base), **given)
+
+
+def _rule(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Generator) -> Credit:
+    place = "[learner] fallback" if rung else "[learner] credit"
+    return named(place, table, RULES, Credit, cell=cell, n_lanes=n_lanes, generator=signs)
+
+
+def _class_of(place: str, table: Table) -> type[Cell] | type[Recurrence]:
+    names: dict[str, type[Any]] = {**CELLS, **RECURRENCES}
+    target = _lookup(place, table, names, object)
+    if issubclass(target, Cell | Recurrence):
+        return target
+    raise ConfigError(f"{place} kind = {table['kind']!r}: neither a Cell nor a Recurrence")
+
+
+def _lookup(place: str, table: Table, names: Mapping[str, type[T]], base: type[T]) -> type[T]:
+    kind = table.get("kind")
+    if kind is None:
+        raise ConfigError(f"{place}: kind is missing (known: {', '.join(names)})")
+    if isinstance(kind, str) and ":" in kind:
+        return config.resolve(place, kind, base, None)
+    if isinstance(kind, str) and kind in names:
+        return names[kind]
+    raise ConfigError(f"{place}: unknown kind {kind!r} (known: {', '.join(names)})")

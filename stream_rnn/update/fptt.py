@@ -1,0 +1,100 @@
+"""Forward propagation through time (Kag & Saligrama 2021): a pull on the path of the parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from stream_rnn.update.base import Update, commit
+
+INNER = "inner."
+
+
+class Fptt(Update):
+    """Draws the parameters to a running mean of their own, around any other update.
+
+    The gradient g becomes g - lambda + alpha (W - mean), the inner update steps, and then lambda
+    and the mean follow. No credit rule: it knows nothing of time; the paper's goes with
+    `credit = { kind = "tbptt", window = part }`. The inner update clips the whole, as the authors'
+    program clips the gradient of loss and regularizer together, and `gradient_norm` is the
+    whole's. Around SGD the pull is weak, about lr * alpha of the gradient
+    (docs/algorithms.md 8.3).
+
+    Args:
+        inner: what makes the step, e.g. `{ kind = "adam", lr = 0.001 }`.
+        alpha: strength of the pull.
+        beta: share of the newest parameters in the running mean.
+    """
+
+    def __init__(self, inner: Update, alpha: float = 0.1, beta: float = 0.5) -> None:
+        super().__init__(inner.lr, clip=None)
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha must be positive and finite, got {alpha}")
+        if not 0 < beta <= 1:
+            raise ValueError(f"beta must be in (0, 1], got {beta}")
+        self.inner = inner
+        self.alpha, self.beta = alpha, beta
+        self._params: Sequence[Tensor] = ()
+        self._moved: Tensor | None = None
+
+    @override
+    def step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> Tensor:
+        super().step(params, grads, ok)
+        assert self._moved is not None
+        return self._moved
+
+    @override
+    def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        state = {f"mean.{i}": param.clone() for i, param in enumerate(params)}
+        return state | {f"lam.{i}": torch.zeros_like(param) for i, param in enumerate(params)}
+
+    @override
+    def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
+        self._params = params
+        means, lams = self._of("mean", params), self._of("lam", params)
+        totals = [
+            grad - lam + (param - mean) * self.alpha
+            for param, grad, mean, lam in zip(params, grads, means, lams, strict=True)
+        ]
+        moved = self.inner.step(params, totals, ok)
+        for param, mean, lam in zip(params, means, lams, strict=True):
+            commit(moved, lam - (param - mean) * self.alpha, lam)
+            new = torch.lerp(mean, param, self.beta) - lam * (self.beta / self.alpha)
+            commit(moved, new, mean)
+        self._moved = moved
+
+    def _of(self, name: str, params: Sequence[Tensor]) -> list[Tensor]:
+        return [self.state[f"{name}.{i}"] for i in range(len(params))]
+
+    @override
+    def evaluation_weights(self) -> list[Tensor]:
+        return [tensor for name, tensor in self.state.items() if name.startswith("mean.")]
+
+    @override
+    def report(self) -> dict[str, Tensor]:
+        """The inner update's, and `fptt_drift`: how far the parameters are from their mean."""
+        if not self._params:
+            return self.inner.report()
+        pairs = zip(self._params, self.evaluation_weights(), strict=True)
+        gaps = torch.stack([torch.linalg.vector_norm(param - mean) for param, mean in pairs])
+        return self.inner.report() | {"fptt_drift": torch.linalg.vector_norm(gaps)}
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.state | {f"{INNER}{k}": v for k, v in self.inner.state_dict().items()}
+
+    @override
+    def load_state_dict(self, params: Sequence[Tensor], state: Mapping[str, Tensor]) -> None:
+        inner = {k.removeprefix(INNER): v for k, v in state.items() if k.startswith(INNER)}
+        super().load_state_dict(params, {k: v for k, v in state.items() if not k.startswith(INNER)})
+        expected = self.inner._initial_state(params) if state else {}
+        if inner.keys() != expected.keys():  # an empty one alone would pass for a fresh start
+            raise ValueError(
+                f"update state: expected {sorted(expected)} within {INNER!r}, got {sorted(inner)}"
+            )
+        self.inner.load_state_dict(params, inner)
+        self._params = params if state else ()
