@@ -56,8 +56,6 @@ class Ladder:
         self._n_rules = len(rules)
         self._learner = learner
         self._fallbacks = tuple(fallbacks)
-        # a gradient that was owed and refused is still owed
-        learner.debtors = self._fallbacks
 
     @property
     def levels(self) -> int:

@@ -9,10 +9,10 @@ shapes, no autograd. Selection is `torch.where`, so that a bad lane can never to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,13 +64,6 @@ class Outcome:
     updated: Tensor | None
 
 
-class Debtor(Protocol):
-    """What hands gradients in late and must know whether they were taken."""
-
-    def settle(self, updated: Tensor) -> None:
-        """Told whether W was updated by the gradients that were read (bool, on the device)."""
-
-
 class Learner:
     """Learns from each frame, then predicts `horizon` events ahead.
 
@@ -80,7 +73,7 @@ class Learner:
     second state, rolled forward over all inputs with the newest parameters.
 
     `teaches` may be set between two ticks; whatever it is, predictions, hidden states and losses go
-    on. `debtors` are told what became of each update of W.
+    on.
 
     Args:
         recurrence: what is learned.
@@ -108,7 +101,6 @@ class Learner:
         self.head_update = head_update
         self.horizon = horizon
         self.teaches: Teaches = "all"
-        self.debtors: Sequence[Debtor] = ()
         V_PF = head.V_PF
         B = recurrence.n_lanes
         self._lanes = torch.arange(B, device=V_PF.device)
@@ -203,7 +195,7 @@ class Learner:
         if self.teaches != "all":
             if gradients is not None:  # what was owed has been read, and goes nowhere
                 owed_B.zero_()
-                self._settle(torch.zeros_like(owed_B[0]))
+                self.recurrence.settle(torch.zeros_like(owed_B[0]))
             return readout_moved
         owed_B |= scored_B
         if gradients is None:
@@ -212,12 +204,8 @@ class Learner:
         ok = (owed_B & healthy_B).any()
         updated = self.update.step(self.recurrence.parameters(), gradients, ok)
         owed_B.zero_()
-        self._settle(updated)
+        self.recurrence.settle(updated)
         return updated
-
-    def _settle(self, updated: Tensor) -> None:
-        for debtor in self.debtors:
-            debtor.settle(updated)
 
     def pay(self, lanes_B: Tensor) -> None:
         """Let an update-locked window pay now what it owes for the marked lanes; synchronizes.

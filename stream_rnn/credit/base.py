@@ -69,6 +69,13 @@ class Credit(ABC):
         """Gradient of the losses observed but not yet paid; None if nothing is owed."""
         return None
 
+    def settle(self, updated: Tensor) -> None:
+        """Told whether the update by the newest `gradient()` was made (bool, on the device).
+
+        For rules that hand in late what they owed: refused, it is still owed. Without this call an
+        update counts as made.
+        """
+
     def healthy(self) -> Tensor:
         """(B,) bool on the device: False where this tick's influence or gradient was unsound."""
         return self._healthy_B

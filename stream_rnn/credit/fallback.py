@@ -102,12 +102,10 @@ class Fallback(Credit):
             gradient_ZM = gradient_ZM + self._handed_ZM
         return gradient_ZM
 
+    @override
     def settle(self, updated: Tensor) -> None:
-        """Whether the update by the newest gradient was made (bool, on the device).
-
-        Without this call it counts as made. Whether it was is known to the device only: a debt that
-        was paid goes on as zeros until the next switch.
-        """
+        # whether it was made is known to the device only: a debt that was paid goes on as zeros
+        # until the next switch
         if self._handed_ZM is not None:
             self._owed_ZM = torch.where(updated, 0.0, self._handed_ZM)
             self._handed_ZM = None

@@ -46,6 +46,12 @@ class Recurrence(ABC):
             and dL/dx (B, I) at the same tick, for a layer below.
         """
 
+    def settle(self, updated: Tensor) -> None:
+        """Told whether the update by the newest gradients was made (bool, on the device).
+
+        What was saved up for it and refused is still owed. Without this call it counts as made.
+        """
+
     @abstractmethod
     def roll(self, x_BI: Tensor, live_B: Tensor) -> Tensor:
         """Advance the second state, the one that predicts ahead, with the newest parameters.

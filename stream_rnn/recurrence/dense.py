@@ -82,6 +82,10 @@ class Dense(Recurrence):
         return None if gradient_ZM is None else [gradient_ZM], dL_dx_BI
 
     @override
+    def settle(self, updated: Tensor) -> None:
+        self.credit.settle(updated)
+
+    @override
     def roll(self, x_BI: Tensor, live_B: Tensor) -> Tensor:
         ahead_BS = self._own["ahead_BS"]
         candidate_BS, _ = self.cell.step(self.W_ZM, x_BI, ahead_BS)

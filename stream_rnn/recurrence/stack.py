@@ -5,6 +5,7 @@ Axes: B lanes, I inputs, N numbers in a layer's h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -25,7 +26,7 @@ class Stack(Recurrence):
     (docs/algorithms.md 7.4). Memory and time are the sums over layers.
 
     With update-locked windows (`every > 1`) in some layers, the others' gradients are added up
-    until those pay.
+    until those pay; if that update is refused, what was saved up waits for the next one.
 
     Args:
         layers: bottom first; each built for the width of the one below and the same lanes.
@@ -45,6 +46,7 @@ class Stack(Recurrence):
         self.n_inputs, self.n_lanes = layers[0].n_inputs, layers[0].n_lanes
         self.width = layers[-1].width
         self._owed: dict[str, Tensor] = {}  # by the parameter's place, while some layer is locked
+        self._handed: dict[str, Tensor] = {}  # in the newest gradients; their update may be refused
 
     @property
     def lane_state(self) -> dict[str, Tensor]:  # type: ignore[override]
@@ -84,8 +86,18 @@ class Stack(Recurrence):
             return None, dL_dh_BN
         for place, waiting in self._owed.items():
             ready[int(place)] = ready[int(place)] + waiting.to(ready[int(place)])
-        self._owed = {}
+        self._handed, self._owed = self._owed, {}
         return ready, dL_dh_BN
+
+    @override
+    def settle(self, updated: Tensor) -> None:
+        for layer in self.layers:
+            layer.settle(updated)
+        for place, handed in self._handed.items():
+            # one that is no number would make every gradient unsound that it is added to
+            is_gone = updated | ~(torch.linalg.vector_norm(handed) < math.inf)
+            self._owed[place] = torch.where(is_gone, 0.0, handed)
+        self._handed = {}
 
     @override
     def roll(self, x_BI: Tensor, live_B: Tensor) -> Tensor:
@@ -139,3 +151,4 @@ class Stack(Recurrence):
         for i, layer in enumerate(self.layers):
             layer.load_state_dict(part(f"{i}."))
         self._owed = {place: tensor.clone() for place, tensor in owed.items()}
+        self._handed = {}

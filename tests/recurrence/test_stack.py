@@ -168,6 +168,27 @@ def test_gradients_of_open_layers_wait_for_the_locked_ones(
     assert not any(name.startswith("owed") for name in locked.state_dict())
 
 
+@pytest.mark.parametrize("updated", [True, False])
+def test_what_was_saved_up_and_refused_is_still_owed(
+    updated: bool, relative_error: Callable[[Tensor, Tensor], float]
+) -> None:
+    cell, free_cell = Tanh(2, 3), Tanh(2, 3)
+    locked = Stack([dense(cell, Tbptt(cell, LANES, window=2, every=2)), feedforward(3, 2)])
+    free = Stack([dense(free_cell), feedforward(3, 2)])
+    everybody = torch.ones(LANES, dtype=torch.bool)
+    x_TBI, q_TBN = noise(4, LANES, 2, seed=5), noise(4, LANES, 2, seed=6)
+    each = torch.stack([g[1] for g in learned(free, x_TBI, q_TBN)])
+    for t in range(4):
+        locked.forward(x_TBI[t], everybody)
+        gradients, _ = locked.learn(q_TBN[t], everybody)
+        if t == 1:
+            locked.settle(torch.tensor(updated))
+    assert gradients is not None
+    # tick 0 waited for the payment at tick 1; tick 1's own gradient is gone with its update
+    truth = each[2] + each[3] + (0.0 if updated else each[0])
+    assert relative_error(gradients[1], truth) < 1e-12
+
+
 def test_an_idle_lane_keeps_every_tensor_of_every_layer() -> None:
     stack = Stack([dense(Tanh(2, 3)), feedforward(3, 3), dense(Gru(3, 2))])
     learned(stack, noise(3, LANES, 2), noise(3, LANES, 2, seed=1))
