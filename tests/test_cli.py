@@ -113,7 +113,7 @@ def test_a_mistyped_command_is_told_in_one_line(
 def test_a_source_and_a_target_are_enough(capfd: pytest.CaptureFixture[str]) -> None:
     Path("config.toml").write_text(MINIMAL)
     _, err = run(capfd, "run", "config.toml")
-    for word in ("lstm(units=32)", "ok(rank=", "tbptt(window=32)", "chosen", "replayable"):
+    for word in ("lstm(units=32)", "rtrl -> ", "tbptt(window=32)", "chosen", "replayable"):
         assert word in err
     lines = predictions()
     assert len(lines) == 40

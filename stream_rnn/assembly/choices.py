@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from stream_rnn.assembly import network
@@ -12,6 +13,11 @@ from stream_rnn.config import ConfigError
 EXACT = {"kind": "exact"}
 """Stands for the credit of layers that need no rule: element-wise ones learn exactly."""
 WINDOW = {"kind": "tbptt", "window": 32}
+FEW_LANES = 4
+"""Up to so many lanes a CPU carries the dense influence of each at a few milliseconds a tick."""
+EXACT_LIMIT = 20_000_000
+"""Multiply-adds a tick up to which exact RTRL is no slower on a CPU than OK (benchmarks/RESULTS.md,
+"Which credit costs what")."""
 
 
 def kind_of(table: Mapping[str, Any]) -> str | None:
@@ -24,7 +30,9 @@ def kind_of(table: Mapping[str, Any]) -> str | None:
     return kind
 
 
-def choose(plan: LearnerTable, device: str, kind: str | None) -> tuple[dict[str, Any], list[str]]:
+def choose(
+    plan: LearnerTable, device: str, kind: str | None, *, n_inputs: int, n_lanes: int
+) -> tuple[dict[str, Any], list[str]]:
     """Fill in what the configuration leaves open; returns the choice and the reasons."""
     why: list[str] = []
 
@@ -36,32 +44,19 @@ def choose(plan: LearnerTable, device: str, kind: str | None) -> tuple[dict[str,
         why.append(reason)
         return default
 
-    units = 64 if device != "cpu" else 32
-    chosen: dict[str, Any] = {
-        "cell": pick(
-            "cell",
-            plan.cell,
-            {"kind": "lstm", "units": units},
-            f"LSTM with {units} units: gates keep long memories trainable; a size this {device} "
-            "steps in a millisecond or a few",
-        ),
-    }
-    is_exact = not any(network.needs_credit(table) for table in network.layers_of(chosen["cell"]))
+    chosen: dict[str, Any] = {"cell": pick("cell", plan.cell, *_cell(device, n_lanes))}
+    layers = network.layers_of(chosen["cell"])
+    is_exact = not any(network.needs_credit(table) for table in layers)
     if is_exact and plan.credit is not None:
         raise ConfigError(
             "[learner] credit is given, but these layers learn exactly by themselves; leave it out"
         )
-    chosen["credit"] = (
-        EXACT
-        if is_exact
-        else pick(
-            "credit",
-            plan.credit,
-            {"kind": "ok", "rank": 3, "chunks": "gate"},
-            "OK of rank 3 per gate: unbiased credit over unlimited time at a constant cost per "
-            "event, no update lock",
-        )
-    )
+    if is_exact:
+        chosen["credit"] = EXACT
+    else:
+        multiply_adds = network.exact_cost(layers, n_inputs)
+        default = _credit(device, None if multiply_adds is None else multiply_adds * n_lanes)
+        chosen["credit"] = pick("credit", plan.credit, *default)
     chosen["optimizer"] = pick(
         "optimizer",
         plan.optimizer,
@@ -71,6 +66,33 @@ def choose(plan: LearnerTable, device: str, kind: str | None) -> tuple[dict[str,
     chosen["head_optimizer"] = plan.head_optimizer or chosen["optimizer"]
     chosen["fallback"] = _ladder(plan, kind, is_exact, why)
     return chosen, why
+
+
+def _cell(device: str, n_lanes: int) -> tuple[Any, str]:
+    if device == "cpu" and n_lanes > FEW_LANES:
+        linear = {"kind": "rtu", "units": 32, "activation": "linear"}
+        return [linear, {"kind": "feedforward", "units": 32}], (
+            f"32 pairs of trace units under a tanh layer: {n_lanes} lanes learn exactly at about "
+            "the cost of the forward pass, where a gated cell's credit takes this CPU many times as"
+            " long"
+        )
+    units = 32 if device == "cpu" else 64
+    return {"kind": "lstm", "units": units}, (
+        f"LSTM with {units} units: gates keep long memories trainable; a size this {device} steps "
+        "in a millisecond or a few"
+    )
+
+
+def _credit(device: str, multiply_adds: int | None) -> tuple[dict[str, Any], str]:
+    if device == "cpu" and multiply_adds is not None and multiply_adds <= EXACT_LIMIT:
+        return {"kind": "rtrl"}, (
+            "exact RTRL: no noise and no horizon; at this size, with so few lanes, it takes a CPU "
+            "no longer than an estimate of it"
+        )
+    return {"kind": "ok", "rank": 3, "chunks": "gate"}, (
+        "OK of rank 3 per gate: unbiased credit over unlimited time at a constant cost per event, "
+        "no update lock"
+    )
 
 
 def _ladder(
@@ -91,6 +113,11 @@ def _ladder(
     if not fallback:
         return []
     rungs = fallback if isinstance(fallback, list) else [fallback]
+    for above, below in pairwise(rungs):
+        if isinstance(above, str) and not isinstance(below, str):
+            raise ConfigError(
+                f"[learner] fallback: {above!r} stands above {spelled(below)}; name the rules first"
+            )
     if is_exact and any(isinstance(rung, dict) for rung in rungs):
         raise ConfigError(
             "[learner] fallback: these layers learn exactly by themselves and have no other credit "

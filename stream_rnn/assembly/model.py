@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
     device = _device(plan.device)
     dtype = torch.float64 if plan.dtype == "float64" else torch.float32
     torch.set_num_threads(plan.threads)
-    chosen, why = choose(plan, device.type, kind)
+    chosen, why = choose(plan, device.type, kind, n_inputs=task.inputs, n_lanes=n_lanes)
     weights = torch.Generator().manual_seed(seed)
     signs = torch.Generator(device=device).manual_seed(seed + 1)
 
@@ -132,7 +133,8 @@ def _ladder(
 
 def _update(place: str, table: Mapping[str, Any]) -> Update:
     """An update by its name; one that wraps another has that one in its `inner` table."""
-    if "inner" not in table:
+    takes = inspect.signature(network.class_of(place, table, UPDATES, Update)).parameters
+    if "inner" not in table or "inner" not in takes:
         return network.named(place, table, UPDATES, Update)
     inner = config.convert(f"{place} inner", table["inner"], dict[str, Any])
     rest = {name: value for name, value in table.items() if name != "inner"}

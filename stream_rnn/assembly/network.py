@@ -16,7 +16,7 @@ from stream_rnn.cells import CELLS, Cell
 from stream_rnn.config import ConfigError
 from stream_rnn.credit import RULES, Credit, Fallback
 from stream_rnn.credit.fidelity import Fidelity
-from stream_rnn.recurrence import RECURRENCES, Dense, Recurrence, Stack
+from stream_rnn.recurrence import RECURRENCES, Dense, Lru, Recurrence, Rtu, Stack
 
 T = TypeVar("T")
 Table = Mapping[str, Any]
@@ -50,7 +50,24 @@ def layers_of(cell: Table | Sequence[Table]) -> list[Table]:
 
 def needs_credit(table: Table) -> bool:
     """Whether a layer of this kind is taught by a credit rule, rather than exactly by itself."""
-    return issubclass(_class_of("[learner] cell", table), Cell)
+    return issubclass(_layer_class("[learner] cell", table), Cell)
+
+
+def exact_cost(layers: Sequence[Table], n_inputs: int) -> int | None:
+    """Multiply-adds a tick and lane that exact RTRL would take; None where nobody can know.
+
+    Pushing an influence of S x Z x M through J_h (S x N) takes S*N*Z*M (docs/algorithms.md 4.1).
+    """
+    total = 0
+    for table in layers:
+        target, units = _layer_class("[learner] cell", table), table.get("units")
+        if not isinstance(units, int):
+            return None
+        if issubclass(target, Cell):
+            S, Z, M = target.blocks * units, target.gates * units, n_inputs + units + 1
+            total += S * units * Z * M
+        n_inputs = 2 * units if target in (Lru, Rtu) else units
+    return total
 
 
 def build(
@@ -86,7 +103,7 @@ def build(
     for i, table in enumerate(tables):
         place = "[learner] cell" if len(tables) == 1 else f"[learner] cell, layer {i}"
         width = layers[-1].width if layers else n_inputs
-        target = _class_of(place, table)
+        target = _layer_class(place, table)
         named = {"n_units" if k == "units" else k: v for k, v in table.items()}
         if issubclass(target, Recurrence):
             given = {"generator": generators.weights, "dtype": dtype, "device": device}
@@ -110,7 +127,7 @@ def build(
 
 def named(place: str, table: Table, names: Mapping[str, type[T]], base: type[T], **given: Any) -> T:
     """A rule or an update: one of ours by name, or "module:Class"."""
-    return config.build(place, table, _lookup(place, table, names, base), **given)
+    return config.build(place, table, class_of(place, table, names, base), **given)
 
 
 def _rule(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Generator) -> Credit:
@@ -118,15 +135,16 @@ def _rule(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Genera
     return named(place, table, RULES, Credit, cell=cell, n_lanes=n_lanes, generator=signs)
 
 
-def _class_of(place: str, table: Table) -> type[Cell] | type[Recurrence]:
+def _layer_class(place: str, table: Table) -> type[Cell] | type[Recurrence]:
     names: dict[str, type[Any]] = {**CELLS, **RECURRENCES}
-    target = _lookup(place, table, names, object)
+    target = class_of(place, table, names, object)
     if issubclass(target, Cell | Recurrence):
         return target
     raise ConfigError(f"{place} kind = {table['kind']!r}: neither a Cell nor a Recurrence")
 
 
-def _lookup(place: str, table: Table, names: Mapping[str, type[T]], base: type[T]) -> type[T]:
+def class_of(place: str, table: Table, names: Mapping[str, type[T]], base: type[T]) -> type[T]:
+    """The class that the table's `kind` names: one of `names`, or "module:Class"."""
     kind = table.get("kind")
     if kind is None:
         raise ConfigError(f"{place}: kind is missing (known: {', '.join(names)})")

@@ -1,0 +1,143 @@
+"""What `[learner]` makes of what is left out, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from stream_rnn import app
+from stream_rnn.config import ConfigError
+from stream_rnn.credit import Fallback, Rtrl, Tbptt
+from stream_rnn.recurrence import Dense, Feedforward, Rtu, Stack
+from stream_rnn.update import Adam, Fptt
+
+
+def job_of(learner: dict[str, Any], lanes: int | None = None) -> app.Job:
+    keyed = {} if lanes is None else {"lanes": {"key": "k", "capacity": lanes}}
+    return app.build(
+        {
+            "source": {"kind": "synthetic"},
+            "task": {"kind": "forecast", "target": "y"},
+            "learner": {"device": "cpu"} | learner,
+            **keyed,
+        }
+    )
+
+
+def chosen(learner: dict[str, Any], lanes: int | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = job_of(learner, lanes).model["learner"]
+    return found
+
+
+def test_a_small_gated_net_with_one_lane_is_taught_exactly() -> None:
+    found = chosen({})
+    assert found["cell"] == {"kind": "lstm", "units": 32}
+    assert found["credit"] == {"kind": "rtrl"}
+    assert found["fallback"] == [{"kind": "tbptt", "window": 32}, "readout", "frozen"]
+
+
+@pytest.mark.parametrize(
+    ("units", "lanes", "rule"),
+    [(32, 1, "rtrl"), (64, 1, "ok"), (16, 4, "rtrl"), (32, 4, "ok"), (16, 64, "ok")],
+)
+def test_exact_credit_is_chosen_only_where_it_is_affordable(
+    units: int, lanes: int, rule: str
+) -> None:
+    assert chosen({"cell": {"kind": "lstm", "units": units}}, lanes)["credit"]["kind"] == rule
+
+
+def test_many_lanes_on_a_cpu_get_element_wise_units() -> None:
+    job = job_of({}, lanes=64)
+    recurrence = job.engine.learner.recurrence
+    assert isinstance(recurrence, Stack)
+    assert [type(layer) for layer in recurrence.layers] == [Rtu, Feedforward]
+    assert job.model["learner"]["credit"] == {"kind": "exact"}
+    assert job.ladder.names == ("exact", "readout", "frozen")
+    assert any("64 lanes learn exactly" in line for line in job.banner)
+
+
+def test_a_list_of_cells_is_a_stack_with_a_ladder_in_each_layer() -> None:
+    cells = [{"kind": "gru", "units": 5}, {"kind": "lru", "units": 3}, {"kind": "tanh", "units": 4}]
+    job = job_of({"cell": cells, "fallback": [{"kind": "tbptt", "window": 3}, "frozen"]})
+    recurrence = job.engine.learner.recurrence
+    assert isinstance(recurrence, Stack)
+    assert [layer.width for layer in recurrence.layers] == [5, 6, 4]
+    for layer in (recurrence.layers[0], recurrence.layers[2]):
+        assert isinstance(layer, Dense)
+        assert isinstance(layer.credit, Fallback)
+        assert [type(rung) for rung in layer.credit.rungs] == [Rtrl, Tbptt]
+    assert job.ladder.names == ("rtrl", "tbptt(window=3)", "frozen")
+    assert any("gru(units=5) > lru(units=3) > tanh(units=4)" in line for line in job.banner)
+
+
+def test_an_update_may_wrap_another() -> None:
+    optimizer = {"kind": "fptt", "alpha": 0.2, "inner": {"kind": "adam", "lr": 0.01}}
+    job = job_of({"cell": {"kind": "gru", "units": 3}, "optimizer": optimizer})
+    update = job.engine.learner.update
+    assert isinstance(update, Fptt)
+    assert isinstance(update.inner, Adam)
+    assert update.inner.lr == 0.01
+    assert any("fptt(alpha=0.2, inner=adam(lr=0.01))" in line for line in job.banner)
+
+
+def test_the_fidelity_is_probed_unless_told_not_to() -> None:
+    for given, window in ((True, 64), ({"window": 8, "every": 16}, 8), (False, None)):
+        recurrence = job_of({"fidelity": given}).engine.learner.recurrence
+        assert isinstance(recurrence, Dense)
+        probe = recurrence.fidelity
+        assert (None if probe is None else probe.window) == window
+
+
+def test_probing_the_fidelity_makes_no_other_model() -> None:
+    assert job_of({"fidelity": False}).fingerprint == job_of({}).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("learner", "message"),
+    [
+        (
+            {"cell": {"kind": "lru", "units": 4}, "credit": {"kind": "ok"}},
+            "[learner] credit is given, but these layers learn exactly by themselves; leave it out",
+        ),
+        (
+            {"cell": {"kind": "rtu", "units": 4}, "fallback": [{"kind": "tbptt"}]},
+            "[learner] fallback: these layers learn exactly by themselves and have no other credit "
+            'rule to fall back to; only "readout" and "frozen"',
+        ),
+        ({"cell": []}, "[learner] cell is an empty list: name at least one layer"),
+        (
+            {"cell": [{"kind": "gru", "units": 4}, {"kind": "grru", "units": 4}]},
+            "unknown kind 'grru' (known: tanh, gru, lstm, rhn, lru, rtu, elstm, feedforward)",
+        ),
+        (
+            {"cell": [{"kind": "gru", "units": 4}, {"kind": "tanh", "units": 0}]},
+            "[learner] cell, layer 1 units must be at least 1, got 0",
+        ),
+        ({"cell": {"kind": "stream_rnn.update:Adam"}}, "neither a Cell nor a Recurrence"),
+        ({"optimizer": {"kind": "fptt"}}, "[learner] optimizer 'inner' is missing"),
+        (
+            {"optimizer": {"kind": "fptt", "inner": {"kind": "adam", "lr": -1.0}}},
+            "[learner] optimizer inner lr must be positive, got -1.0",
+        ),
+        ({"optimizer": {"kind": "fptt", "inner": 3}}, "[learner] optimizer inner: expected object"),
+        ({"optimizer": {"kind": "adam", "inner": {"kind": "sgd"}}}, "[learner] optimizer"),
+        (
+            {"fallback": ["frozen", "readout"]},
+            "[learner] fallback: below the credit rules there may be 'readout' and 'frozen', each "
+            "once and in this order, got ['frozen', 'readout']",
+        ),
+        (
+            {"fallback": ["readout", {"kind": "tbptt"}]},
+            "[learner] fallback: 'readout' stands above tbptt; name the rules first",
+        ),
+        ({"fidelity": {"window": 9, "every": 3}}, "[learner] fidelity every must be at least"),
+        ({"fidelity": {"windows": 9}}, "[learner] fidelity unknown key 'windows'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_place(
+    learner: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        job_of(learner)
