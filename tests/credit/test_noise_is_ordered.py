@@ -150,6 +150,7 @@ def test_ok_of_rank_one_is_less_noisy_than_kf_and_kf_than_uoro(kind: str) -> Non
     assert z_score(kf.influence_B, ok.influence_B) > 3
 
 
+@pytest.mark.slow  # 5 s a net
 @pytest.mark.parametrize("kind", NETS)
 def test_the_noise_of_ok_falls_with_its_rank(kind: str) -> None:
     by_rank = [errors(kind, f"ok-{r}") for r in (1, 2, 4)]

@@ -19,6 +19,8 @@ from stream_rnn.cells import Cell
 from stream_rnn.credit import Kf, Ok, Rtrl, Uoro
 from stream_rnn.linearization import Linearization
 
+pytestmark = pytest.mark.slow  # 15 s; the enumerations are the fast ones
+
 N_REPLICAS = 12_000
 BUILD: dict[str, Callable[[Cell, torch.Generator], Kf | Ok | Uoro]] = {
     "uoro": lambda cell, signs: Uoro(cell, N_REPLICAS, signs),
