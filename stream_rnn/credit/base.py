@@ -13,8 +13,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
+from stream_rnn.credit.signs import SignStream
 from stream_rnn.lane_state import reset_lanes, rows
 from stream_rnn.linearization import Linearization
+from stream_rnn.native.observe import Observed, Observer, Shape, observer_for
 
 Signs = Callable[[tuple[int, ...]], Tensor]
 """Draws a tensor of independent fair signs (-1 or +1) of the given shape."""
@@ -125,7 +127,14 @@ class Noisy(Credit):
         n_lanes: B.
         generator: where the signs come from; its state is part of the rule's.
         signs: the seam of the tests: replaces the generator.
+
+    Attributes:
+        signs_shape: of the signs of one tick; set by the rule.
+        native_shape: what the rule says to the native library; set by a rule that it knows.
     """
+
+    signs_shape: tuple[int, ...]
+    native_shape: Shape
 
     def __init__(
         self,
@@ -138,17 +147,34 @@ class Noisy(Credit):
         if generator is None and signs is None:
             raise ValueError("a noisy credit rule needs a generator (or its own signs)")
         self._generator = generator
+        # on a GPU a draw is keyed by a counter, and may be part of a captured graph
+        drawn_ahead = generator is not None and generator.device.type == "cpu"
+        self._stream = SignStream.of(generator) if generator and drawn_ahead else None
         self._signs: Signs = signs or self._drawn
         self._gradient_ZM = torch.zeros(cell.weight_shape)
+        self._observer: Observer | None = None
 
     @override
     def gradient(self) -> Tensor:
         return self._gradient_ZM
 
+    def _natively(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> Observed | None:
+        """Let the native library take this tick; None: it does not."""
+        self._observer = observer_for(self.native_shape, q_BS, self._observer)
+        if self._observer is None:
+            return None
+        step = (lin.drive_BKGN, lin.carry_BKKN, lin.u_BM)
+        drawn = self.draw_signs()
+        observed = self._observer.observe(self.lane_state, lin.W_h_ZN, step, q_BS, live_B, drawn)
+        self._gradient_ZM, self._healthy_B = observed.gradient_ZM, observed.healthy_B
+        return observed
+
     @override
     def state_dict(self) -> dict[str, Tensor]:
         if self._generator is None:
             return super().state_dict()
+        if self._stream is not None:
+            return super().state_dict() | {"generator": self._stream.state()}
         return super().state_dict() | {"generator": self._generator.get_state()}
 
     @override
@@ -157,9 +183,18 @@ class Noisy(Credit):
         if self._generator is not None:
             if "generator" not in state:
                 raise ValueError("credit state 'generator' is missing")
-            self._generator.set_state(state["generator"].cpu())
+            if self._stream is not None:
+                self._stream.restore(state["generator"])
+            else:
+                self._generator.set_state(state["generator"].cpu())
+
+    def draw_signs(self) -> Tensor:
+        """The signs of the next tick, in the shape that `signs_shape` says."""
+        return self._signs(self.signs_shape)
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
+        if self._stream is not None:
+            return self._stream.take(shape)
         generator = self._generator
         assert generator is not None
         bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)
