@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
+from stream_rnn.plan import Parts, Plan, plan_for
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import take
 from stream_rnn.update.base import Update
@@ -100,14 +101,38 @@ class Learner:
             "owed_B": torch.zeros(B, dtype=torch.bool, device=V_PF.device),
         }
 
+        self._plan: Plan | None = None
+
     @property
     def lane_state(self) -> dict[str, Tensor]:
         """All per-lane tensors, leading axis B."""
         return self._waiting | self.recurrence.lane_state
 
-    @torch.no_grad()
     def step(self, frame: Frame) -> Outcome:
-        """One tick."""
+        """One tick: by the plan for these parts if there is one, else as it is written here."""
+        return self._step_by_plan(frame) or self._step(frame)
+
+    def _step_by_plan(self, frame: Frame) -> Outcome | None:
+        parts = Parts(
+            self.recurrence,
+            self.head,
+            self.update,
+            self.head_update,
+            self.horizon,
+            self._waiting,
+        )
+        self._plan = plan_for(parts, self._plan)
+        if self._plan is None:
+            return None
+        ticked = self._plan.step(frame.x_BI, frame.y_BQ, frame.live_B, frame.scored_B, self.frozen)
+        if ticked is None:
+            return None
+        outcome, had_gradient = ticked
+        is_waiting = self.frozen or not had_gradient
+        return Outcome(*outcome[:5], updated=None if is_waiting else outcome.updated)
+
+    @torch.no_grad()
+    def _step(self, frame: Frame) -> Outcome:
         x_BI, scored_B = frame.x_BI, frame.scored_B & frame.live_B
         sane_B = _within(x_BI, ABSURD) & (_within(frame.y_BQ, ABSURD) | ~scored_B)
         live_B = frame.live_B & sane_B

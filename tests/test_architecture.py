@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
-CORE |= {"learner", "lane_state", "saved", "native"}
+CORE |= {"learner", "lane_state", "saved", "native", "plan"}
 AT_THE_SIDE = {"scores", "report", "console", "status", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
 TOP = {"app", "daemon", "commands", "bench", "reference"}  # composition: they may know everybody
@@ -31,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "update": set(),
     "head": {"saved"},
     "least_squares": {"head", "saved"},
-    "learner": {"recurrence", "update", "head", "lane_state", "saved"},
+    "plan": {"native", "cells", "credit", "recurrence", "update", "head"},
+    "learner": {"plan", "recurrence", "update", "head", "lane_state", "saved"},
     **{name: {"spi"} | AT_THE_SIDE for name in AT_THE_SIDE},
     # narrower than their neighbors
     "codec": {"spi"},

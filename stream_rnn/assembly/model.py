@@ -21,6 +21,7 @@ from stream_rnn.credit import RULES, Credit, Fallback
 from stream_rnn.health import Governor
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
+from stream_rnn.native import library
 from stream_rnn.recurrence import Dense
 from stream_rnn.tasks import Objective, Task
 from stream_rnn.update import UPDATES, Sgd, Update
@@ -114,7 +115,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
             "python": platform.python_version(),
             "device": str(device),
             "threads": str(plan.threads),
-            "path": "torch",
+            "path": library.path_name() if device.type == "cpu" else "torch",
         },
         device=device,
     )

@@ -5,6 +5,7 @@ Axes: B lanes, N units, S state, Z = G*N, M = I+N+1.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -46,6 +47,7 @@ class Credit(ABC):
         self.n_lanes = n_lanes
         self.lane_state = {}
         self._healthy_B: Tensor = torch.ones(n_lanes, dtype=torch.bool)
+        self._gradient_ZM: Tensor | None = None
         self._facts: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -81,6 +83,12 @@ class Credit(ABC):
         Read by schedule; names from a closed set.
         """
         return {name: fact_B.amax() for name, fact_B in self._facts.items()}
+
+    def adopt(
+        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor]
+    ) -> None:
+        """A fused tick observed in this rule's place, on its lane state: what came out."""
+        self._gradient_ZM, self._healthy_B, self._facts = gradient_ZM, healthy_B, facts
 
     def reset(self, lanes_B: Tensor) -> None:
         """Forget everything about the lanes marked in `lanes_B` (bool)."""
@@ -151,11 +159,13 @@ class Noisy(Credit):
         drawn_ahead = generator is not None and generator.device.type == "cpu"
         self._stream = SignStream.of(generator) if generator and drawn_ahead else None
         self._signs: Signs = signs or self._drawn
+        self._draws = signs is None
         self._gradient_ZM = torch.zeros(cell.weight_shape)
         self._observer: Observer | None = None
 
     @override
     def gradient(self) -> Tensor:
+        assert self._gradient_ZM is not None
         return self._gradient_ZM
 
     def _natively(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> Observed | None:
@@ -184,13 +194,23 @@ class Noisy(Credit):
             if "generator" not in state:
                 raise ValueError("credit state 'generator' is missing")
             if self._stream is not None:
-                self._stream.restore(state["generator"])
+                self._stream.restore(state["generator"].cpu())
             else:
                 self._generator.set_state(state["generator"].cpu())
 
     def draw_signs(self) -> Tensor:
         """The signs of the next tick, in the shape that `signs_shape` says."""
-        return self._signs(self.signs_shape)
+        signs = self._signs(self.signs_shape)
+        if signs.shape != self.signs_shape:
+            raise ValueError(f"signs: expected {self.signs_shape}, got {tuple(signs.shape)}")
+        return signs
+
+    def sign_address(self) -> int:
+        """Where the signs of the next tick are, as float32; valid until the next are drawn."""
+        if self._stream is not None and self._draws:
+            return self._stream.take_address(math.prod(self.signs_shape))
+        self._last_signs = self.draw_signs().to(torch.float32).contiguous()
+        return self._last_signs.data_ptr()
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
         if self._stream is not None:

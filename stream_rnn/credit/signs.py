@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,14 +20,14 @@ AT_ONCE = 2048
 class SignStream:
     """The signs of one generator, shared by all the rules that were given it."""
 
-    _of: weakref.WeakKeyDictionary[torch.Generator, SignStream] = weakref.WeakKeyDictionary()
+    _of: ClassVar[weakref.WeakKeyDictionary[torch.Generator, SignStream]] = (
+        weakref.WeakKeyDictionary()
+    )
 
     def __init__(self, generator: torch.Generator) -> None:
         # weak: the table of streams must not keep its own keys alive
         self._generator_of = weakref.ref(generator)
-        self._block = torch.empty(0)
-        self._taken = 0
-        self._before: Tensor | None = None  # the generator's state before the block was drawn
+        self._forget()
 
     @classmethod
     def of(cls, generator: torch.Generator) -> SignStream:
@@ -44,6 +45,14 @@ class SignStream:
         start = self._taken
         self._taken += n
         return self._block[start : self._taken].view(shape)
+
+    def take_address(self, n: int) -> int:
+        """Where the next n signs are, for the native library; valid until the next are taken."""
+        if self._taken + n > len(self._block):
+            self._draw(n)
+        start = self._taken
+        self._taken += n
+        return self._address + 4 * start
 
     def state(self) -> Tensor:
         """The state of a generator that drew what was taken, and nothing ahead."""
@@ -67,7 +76,9 @@ class SignStream:
         return generator
 
     def _forget(self) -> None:
-        self._block, self._taken, self._before = torch.empty(0), 0, None
+        self._block = torch.empty(0)
+        self._address = self._taken = 0
+        self._before: Tensor | None = None  # the generator's state before the block was drawn
 
     def _draw(self, n: int) -> None:
         """A new block of whole multiples of n, from where the last one was taken."""
@@ -78,3 +89,4 @@ class SignStream:
         size = max(AT_ONCE // n, 1) * n
         bits = torch.randint(0, 2, (size,), generator=generator)
         self._block, self._taken = bits.mul_(2).sub_(1).to(torch.float32), 0
+        self._address = self._block.data_ptr()

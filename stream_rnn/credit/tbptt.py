@@ -53,7 +53,6 @@ class Tbptt(Credit):
         }
         self._lanes = torch.arange(n_lanes)
         self._ticks = 0  # since the last payment
-        self._gradient_ZM: Tensor | None = None
 
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
@@ -73,6 +72,17 @@ class Tbptt(Credit):
             self._healthy_B = torch.ones_like(live_B)
         else:
             self._gradient_ZM = self._pay()
+
+    def pays_next(self) -> bool:
+        """Whether the next tick has a gradient."""
+        return self._ticks + 1 >= self.every
+
+    @override
+    def adopt(
+        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor]
+    ) -> None:
+        super().adopt(gradient_ZM, healthy_B, facts)
+        self._ticks = self._ticks + 1 if gradient_ZM is None else 0
 
     @override
     def gradient(self) -> Tensor | None:

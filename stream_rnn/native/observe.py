@@ -51,7 +51,9 @@ class Observer:
     def __init__(self, kernels: Library, shape: Shape) -> None:
         self.library = kernels
         self.shape = shape
-        self._Z = shape.gates * shape.n_units
+        Z, S, B = shape.gates * shape.n_units, shape.blocks * shape.n_units, shape.n_lanes
+        self._Z = Z
+        self._sizes = (B * shape.blocks * Z, B * shape.blocks * S, B * shape.columns, B * S, B)
         self._constant = observation_of(shape)
         n_bytes = kernels.work_bytes(self._constant)
         self._work = torch.empty(n_bytes, dtype=torch.uint8)
@@ -75,6 +77,9 @@ class Observer:
         drive, carry, u_BM = (float_rows(each) for each in linearization)
         q, signs = float_rows(q_BS), float_rows(signs)
         live = live_B.contiguous()
+        for each, size in zip((drive, carry, u_BM, q, live), self._sizes, strict=True):
+            if each.numel() != size:  # the library would read beyond its end
+                raise ValueError(f"expected {size} numbers of {self.shape}, got {each.numel()}")
         if W_h_ZN.stride(1) != 1 or W_h_ZN.dtype != torch.float32:
             W_h_ZN = float_rows(W_h_ZN)
         gradient_ZM = torch.empty(self._Z, self.shape.columns)

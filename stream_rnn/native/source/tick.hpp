@@ -80,7 +80,7 @@ static void run(const Plan& plan, const Tick& tick) {
     bool ready = live;
     if (k) {
       ready = live && plan.count[b] >= k;
-      x_learn = plan.waiting + (b * k + plan.count[b] % k) * I;
+      x_learn = plan.waiting + (b * k + wrapped(plan.count[b], k)) * I;
     }
     scored = scored && ready;
     if (ready) {
@@ -154,7 +154,7 @@ static void run(const Plan& plan, const Tick& tick) {
     if (k) {
       const float* x = tick.x + b * I;
       float *ahead = plan.ahead + b * z.S, *next = w.candidate + b * z.S;
-      std::memcpy(plan.waiting + (b * k + plan.count[b] % k) * I, x, sizeof(float) * I);
+      std::memcpy(plan.waiting + (b * k + wrapped(plan.count[b], k)) * I, x, sizeof(float) * I);
       plan.count[b]++;
       forward(plan, z, w, x, ahead, next, w.u + b * z.M, nullptr, nullptr);
       std::memcpy(ahead, next, sizeof(float) * z.S);

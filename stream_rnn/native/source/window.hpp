@@ -4,10 +4,13 @@
 
 namespace KERNELS {
 
+// A place in a ring, whatever number was resumed.
+inline int64_t wrapped(int64_t i, int64_t n) { return (i % n + n) % n; }
+
 // Writes the step into the newest slot of a live lane.
 static void keep_step(const Observation& o, const Sizes& z, int64_t b) {
   const Lane lane(o, z, b);
-  o.newest[b] = (o.newest[b] + 1) % o.window;
+  o.newest[b] = wrapped(o.newest[b] + 1, o.window);
   const size_t slot = size_t(b) * o.window + o.newest[b];
   form_J_h(o, z, lane, o.J_h + slot * z.S * z.N);
   std::memcpy(o.carries + slot * z.K * z.S, lane.carry, sizeof(float) * z.K * z.S);
@@ -31,7 +34,7 @@ static void pay(const Observation& o, const Sizes& z, const WindowWork& w, int64
   float *q = w.q, *q_tm1 = w.q + S;
   double p_squares = 0, q_squares = 0, u_squares = 0;
   for (int lag = 0; lag < T; lag++) {
-    const size_t slot = size_t(b) * T + (o.newest[b] - lag + T) % T;
+    const size_t slot = size_t(b) * T + wrapped(o.newest[b] - lag, T);
     const float* owed = o.owed + slot * S;
     if (lag == 0) std::memcpy(q, owed, sizeof(float) * S);
     Lane at(o, z, b);
@@ -46,7 +49,7 @@ static void pay(const Observation& o, const Sizes& z, const WindowWork& w, int64
     u_squares += dot(u, u, z.M);
     if (lag + 1 == T) break;
     const float *J_h = o.J_h + slot * S * N, *carry = o.carries + slot * K * S;
-    const size_t before = size_t(b) * T + (o.newest[b] - lag - 1 + T) % T;
+    const size_t before = size_t(b) * T + wrapped(o.newest[b] - lag - 1, T);
     std::memcpy(q_tm1, o.owed + before * S, sizeof(float) * S);
     for (int s = 0; s < S; s++) {
       const float x = q[s];
