@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
-from stream_rnn.plan import Parts, Plan, plan_for
+from stream_rnn.plan import Parts, Plan, execution, plan_for
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import take
 from stream_rnn.update.base import Update
@@ -113,15 +113,7 @@ class Learner:
         return self._step_by_plan(frame) or self._step(frame)
 
     def _step_by_plan(self, frame: Frame) -> Outcome | None:
-        parts = Parts(
-            self.recurrence,
-            self.head,
-            self.update,
-            self.head_update,
-            self.horizon,
-            self._waiting,
-        )
-        self._plan = plan_for(parts, self._plan)
+        self._plan = plan_for(self._parts(), self._plan)
         if self._plan is None:
             return None
         ticked = self._plan.step(frame.x_BI, frame.y_BQ, frame.live_B, frame.scored_B, self.frozen)
@@ -130,6 +122,20 @@ class Learner:
         outcome, had_gradient = ticked
         is_waiting = self.frozen or not had_gradient
         return Outcome(*outcome[:5], updated=None if is_waiting else outcome.updated)
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self.recurrence,
+            self.head,
+            self.update,
+            self.head_update,
+            self.horizon,
+            self._waiting,
+        )
+
+    def execution(self) -> tuple[str, str]:
+        """What computes the ticks: its name in a checkpoint, and words for people."""
+        return execution(self._parts())
 
     @torch.no_grad()
     def _step(self, frame: Frame) -> Outcome:

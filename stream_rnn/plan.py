@@ -68,13 +68,39 @@ def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
         return None
     if known is not None and known.fits(kernels, parts):
         return known
+    made_for = _plannable(parts)
+    return None if made_for is None else Plan(kernels, parts, *made_for)
+
+
+def execution(parts: Parts) -> tuple[str, str]:
+    """What computes the ticks of these parts: its name in a checkpoint, and words for people."""
+    kernels = library.find()
+    recurrence = parts.recurrence
+    rule = recurrence.credit if type(recurrence) is Dense else None
+    rule = rule.active if isinstance(rule, Fallback) else rule
+    is_whole = _plannable(parts) is not None
+    if kernels is None or not (is_whole or _is_observed(rule, recurrence.parameters()[0])):
+        why = "" if kernels is not None else f" ({library.describe()})"
+        return "torch", f"torch{why}"
+    what = "whole ticks" if is_whole else "the credit rule"
+    return library.path_name(), f"{library.describe()}, {what}"
+
+
+def _is_observed(rule: Credit | None, parameter: Tensor) -> bool:
+    """Whether the rule, alone, computes natively."""
+    if not isinstance(rule, Kf | Ok) or rule.native_shape.rank > MAX_RANK:
+        return False
+    return parameter.dtype is torch.float32 and parameter.device.type == "cpu"
+
+
+def _plannable(parts: Parts) -> tuple[Dense, Kf | Ok | Tbptt] | None:
+    """The recurrence and its rule, if the library is made for all of these parts."""
     recurrence, head, update, head_update, _, waiting = parts
     if type(recurrence) is not Dense or type(head) is not Head:
         return None
     rule = _active(recurrence.credit)
     sound = (
-        rule is not None
-        and type(recurrence.cell) in CELLS
+        type(recurrence.cell) in CELLS
         and type(head.loss_function) in LOSSES
         and type(update) in UPDATES
         and type(head_update) in UPDATES
@@ -84,12 +110,11 @@ def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
     tensors = [recurrence.W_ZM, head.V_PF, *recurrence.lane_state.values(), *waiting.values()]
     if not all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
         return None
-    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-    if not all(tensor.dtype is torch.float32 for tensor in floats):
+    if any(t.is_floating_point() and t.dtype is not torch.float32 for t in tensors):
         return None
     if type(rule) is Tbptt and rule.lane_state["newest_B"].dtype is not torch.int64:
         return None
-    return Plan(kernels, parts, recurrence, rule)
+    return recurrence, rule
 
 
 def _active(credit: Credit) -> Kf | Ok | Tbptt | None:

@@ -21,7 +21,6 @@ from stream_rnn.credit import RULES, Credit, Fallback
 from stream_rnn.health import Governor
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
-from stream_rnn.native import library
 from stream_rnn.recurrence import Dense
 from stream_rnn.tasks import Objective, Task
 from stream_rnn.update import UPDATES, Sgd, Update
@@ -102,8 +101,9 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
         chosen["head_optimizer"], cell.n_units, task.inputs, loss, V_PF.to(device, dtype)
     )
     recurrence = Dense(cell, fallback or rungs[0], W_ZM)
+    learner = Learner(recurrence, readout, update, head_update, task.horizon)
     return Model(
-        learner=Learner(recurrence, readout, update, head_update, task.horizon),
+        learner=learner,
         fallback=fallback,
         governor=governor,
         rule=lambda: names[fallback.level if fallback else 0],
@@ -115,7 +115,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
             "python": platform.python_version(),
             "device": str(device),
             "threads": str(plan.threads),
-            "path": library.path_name() if device.type == "cpu" else "torch",
+            "path": learner.execution()[0],
         },
         device=device,
     )

@@ -149,7 +149,7 @@ def describe() -> str:
     library = find()
     if library is not None:
         return f"native kernels ({library.variant})"
-    return f"torch; no native kernels: {_why or 'switched off'}"
+    return f"no native kernels: {_why or 'switched off'}"
 
 
 def path_name() -> str:

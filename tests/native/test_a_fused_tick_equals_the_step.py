@@ -363,3 +363,20 @@ def test_a_run_is_bit_identical_again_and_in_another_process(
     run = [sys.executable, "-c", SCRIPT]
     there = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert there.split() == [first]
+
+
+def test_a_learner_says_what_computes_it(
+    make: Any, learner_of: Any, kernels: library.Library
+) -> None:
+    name = f"native-{kernels.variant}"
+    whole = make("lstm", "tbptt-4-every-3")
+    assert whole.execution() == (name, f"native kernels ({kernels.variant}), whole ticks")
+    assert not whole.update.state  # asking changes nothing
+    alone = with_least_squares(learner_of, None)
+    assert alone.execution() == (name, f"native kernels ({kernels.variant}), the credit rule")
+    assert learner_of("lstm", Rtrl, dtype=torch.float32).execution() == ("torch", "torch")
+    assert learner_of("lstm", RULES["kf"]).execution() == ("torch", "torch")
+    with library.switched_off():
+        path, words = whole.execution()
+    assert path == "torch"
+    assert words == "torch (no native kernels: switched off)"

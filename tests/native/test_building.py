@@ -75,7 +75,7 @@ def test_without_the_library_a_rule_learns_and_the_banner_says_why(
     monkeypatch.setenv("STREAM_RNN_CACHE", str(tmp_path))
     assert library.find() is None
     assert library.describe() == (
-        "torch; no native kernels: not built (python -m stream_rnn.native builds it)"
+        "no native kernels: not built (python -m stream_rnn.native builds it)"
     )
     assert library.path_name() == "torch"
     cell = Tanh(2, 3)
