@@ -2,10 +2,9 @@
 #pragma once
 #include "push.hpp"
 #include "small_matrices.hpp"
+#include "summands.hpp"
 
 namespace KERNELS {
-
-typedef double wide __attribute__((vector_size(8 * VL), aligned(8), may_alias));
 
 constexpr double EXPLODED = 1e8;  // stream_rnn/credit/base.py
 
@@ -28,7 +27,8 @@ static void restart(float* u, size_t n_u, float* A, size_t n_A) {
 struct Work {  // of one lane
   float *J, *packed, *pushed, *pulled, *V, *mix_V, *mix_A, *blocks;
   double *gram_V, *gram_A, *phases;
-  Work(Arena& arena, const Sizes& z) {
+  Turns turns;
+  Work(Arena& arena, const Sizes& z) : turns(z.rank) {
     const size_t C = z.chunks, n = z.n, r = z.rank;
     J = arena.take<float>(size_t(z.S) * z.N);
     packed = arena.take<float>(size_t(z.S) * PANEL);
@@ -91,62 +91,6 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
         A[(size_t(k) * z.N + n) * Z + g * z.N + n] += A2 * lane.drive[k * Z + g * z.N + n];
 }
 
-// Adds the Gram sums of one panel's columns to those of their chunks. Numbers that stand d apart are
-// multiplied for every d: within an entry these are the products wanted, the others are left alone.
-static void add_gram(const Sizes& z, const float* panel, int width, double* phases, double* gram,
-                     bool chunk_each) {
-  const int R = z.rank, n = z.n;
-  for (int first = 0; first < width; first += VL) {
-    for (int d0 = 0; d0 < R; d0 += 8) {
-      vf acc[8];
-      const int count = std::min(8, R - d0);
-      for (int d = 0; d < 8; d++) acc[d] = vf{};
-      const float* x = panel + first;
-      if (count == 1)
-        for (int s = 0; s < z.S; s++, x += PANEL) acc[0] += load(x) * load(x + d0);
-      else if (count == 8)
-        for (int s = 0; s < z.S; s++, x += PANEL) {
-          const vf here = load(x);
-#pragma GCC unroll 8
-          for (int d = 0; d < 8; d++) acc[d] += here * load(x + d0 + d);
-        }
-      else if (count <= 4)
-        for (int s = 0; s < z.S; s++, x += PANEL) {
-          const vf here = load(x);
-#pragma GCC unroll 4
-          for (int d = 0; d < 4; d++) acc[d] += here * load(x + d0 + d);
-        }
-      else
-        for (int s = 0; s < z.S; s++, x += PANEL) {
-          const vf here = load(x);
-#pragma GCC unroll 7
-          for (int d = 0; d < 7; d++) acc[d] += here * load(x + d0 + d);
-        }
-      for (int d = 0; d < count; d++) {
-        wide* sums = reinterpret_cast<wide*>(phases + (d0 + d) * PANEL + first);
-        *sums += __builtin_convertvector(acc[d], wide);
-      }
-    }
-  }
-  if (!chunk_each) return;
-  for (int entry = 0; entry * R < width; entry++, gram += n * n)
-    for (int d = 0; d < R; d++)
-      for (int i = 0; i + d < R; i++) {
-        gram[i * n + i + d] = phases[d * PANEL + entry * R + i];
-      }
-}
-
-// What `add_gram` collected for a whole group of columns that share one chunk.
-static void spread_gram(const Sizes& z, const double* phases, double* gram) {
-  const int R = z.rank, n = z.n;
-  for (int d = 0; d < R; d++)
-    for (int i = 0; i + d < R; i++) {
-      double s = 0;
-      for (int column = i; column < z.width; column += R) s += phases[d * PANEL + column];
-      gram[i * n + i + d] = s;
-    }
-}
-
 // [JA | D] of one lane: pushes every panel, reads A^T q, and sums up the Gram matrices of A.
 static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, const float* A) {
   const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups;
@@ -164,9 +108,11 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
         w.pulled[size_t((first + c) % R) * z.Z + group * L + (first + c) / R] = column[c];
       std::memset(out + size_t(S) * PANEL, 0, PANEL * sizeof(float));  // shifted loads end here
       if (by_row) std::memset(w.phases, 0, sizeof(double) * PANEL * R);
-      add_gram(z, out, width, w.phases, w.gram_A + size_t(by_row ? first / R : 0) * n * n, by_row);
+      add_gram(S, R, out, w.turns, w.phases);
+      for (int e = 0; by_row && e * R < width; e++)
+        spread_gram(R, w.phases, e, e + 1, w.gram_A + size_t(first / R + e) * n * n);
     }
-    if (!by_row) spread_gram(z, w.phases, w.gram_A + size_t(group) * n * n);
+    if (!by_row) spread_gram(R, w.phases, 0, z.width / R, w.gram_A + size_t(group) * n * n);
   }
   const int entries = z.width / R;
   for (int k = 0; k < z.K; k++)  // the products with D touch diagonals only
@@ -206,48 +152,20 @@ static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, const flo
   }
 }
 
-// A' = [JA | D] mix_A: the (R, R) part as products with a block diagonal matrix, D where it is.
+// A' = [JA | D] mix_A: the pushed summands panel by panel, D where it is.
 static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, float* A) {
   const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups, entries = z.width / R;
   const bool by_row = o.chunks == ROW;
-  std::memset(w.blocks, 0, sizeof(float) * PANEL * PANEL);
   for (int group = 0; group < z.groups; group++)
     for (int p = 0; p < z.panels; p++) {
       const int first = p * z.width, width = std::min(z.width, z.columns - first);
-      if (by_row || p == 0)
-        for (int e = 0; e < entries && first + e * R < z.columns; e++) {
-          const float* mix = w.mix_A + size_t(by_row ? first / R + e : group) * n * R;
-          for (int i = 0; i < R; i++)
-            for (int k = 0; k < R; k++) w.blocks[(e * R + i) * PANEL + e * R + k] = mix[i * R + k];
-        }
-      const float* x = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
-      float* to = A + size_t(group) * S * z.columns + first;
-      if (R == 1) {
-        float scale[PANEL];
-        for (int j = 0; j < PANEL; j++) scale[j] = w.blocks[j * PANEL + j];
-        for (int s = 0; s < S; s++, x += PANEL) {
-          float mixed[PANEL];
-          for (int j = 0; j < PANEL; j += VL) store(mixed + j, load(x + j) * load(scale + j));
-          copy_row(mixed, to + size_t(s) * z.columns, width);
-        }
-        continue;
+      if (by_row || p == 0) {
+        std::memset(w.blocks, 0, sizeof(float) * PANEL * PANEL);
+        for (int e = 0; e < entries && first + e * R < z.columns; e++)
+          set_block(R, e, w.mix_A + size_t(by_row ? first / R + e : group) * n * R, w.blocks);
       }
-      for (int s = 0; s < S; s += 8, x += 8 * PANEL) {
-        const int rows = std::min(8, S - s);
-        float mixed[8 * PANEL];
-        for (int v = 0; v < PANEL; v += VL) {  // only the entries that vector v holds
-          const int from = v / R * R, end = std::min(PANEL, (v + VL + R - 1) / R * R);
-          vf acc[8];
-          for (int i = 0; i < 8; i++) acc[i] = vf{};
-          for (int k = from; k < end; k++) {
-            const vf block = load(w.blocks + k * PANEL + v);
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) acc[i] += x[i * PANEL + k] * block;
-          }
-          for (int i = 0; i < 8; i++) store(mixed + i * PANEL + v, acc[i]);
-        }
-        for (int i = 0; i < rows; i++) copy_row(mixed + i * PANEL, to + size_t(s + i) * z.columns, width);
-      }
+      mix_panel(S, R, w.pushed + (size_t(group) * z.panels + p) * S * PANEL, w.turns, w.blocks,
+                A + size_t(group) * S * z.columns + first, z.columns, width);
     }
   for (int k = 0; k < z.K; k++)
     for (int zz = 0; zz < z.Z; zz++) {
