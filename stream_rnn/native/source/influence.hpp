@@ -93,7 +93,7 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
 
 // [JA | D] of one lane: pushes every panel, reads A^T q, and sums up the Gram matrices of A.
 static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, const float* A) {
-  const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups;
+  const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups, entries = z.width / R;
   const bool by_row = o.chunks == ROW;
   std::memset(w.gram_A, 0, sizeof(double) * z.chunks * n * n);
   for (int group = 0; group < z.groups; group++) {
@@ -104,8 +104,9 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
       float column[PANEL];
       pack(A + size_t(group) * S * z.columns + first, z.columns, S, width, w.packed);
       push_panel(z, lane, w.J, w.packed, out, column);
-      for (int c = 0; c < width; c++)  // A^T q, summand by summand
-        w.pulled[size_t((first + c) % R) * z.Z + group * L + (first + c) / R] = column[c];
+      float* pulled = w.pulled + group * L + p * entries;
+      for (int e = 0; e * R < width; e++)  // A^T q, summand by summand
+        for (int i = 0; i < R; i++) pulled[size_t(i) * z.Z + e] = column[e * R + i];
       std::memset(out + size_t(S) * PANEL, 0, PANEL * sizeof(float));  // shifted loads end here
       if (by_row) std::memset(w.phases, 0, sizeof(double) * PANEL * R);
       add_gram(S, R, out, w.turns, w.phases);
@@ -114,17 +115,18 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
     }
     if (!by_row) spread_gram(R, w.phases, 0, z.width / R, w.gram_A + size_t(group) * n * n);
   }
-  const int entries = z.width / R;
   for (int k = 0; k < z.K; k++)  // the products with D touch diagonals only
-    for (int zz = 0; zz < z.Z; zz++) {
-      const int unit = zz % z.N, l = zz % L;
-      const double d = lane.drive[k * z.Z + zz];
-      const float* x = w.pushed + (size_t(zz / L) * z.panels + l / entries) * S * PANEL +
-                       (size_t(k) * z.N + unit) * PANEL + l % entries * R;
-      double* gram = w.gram_A + size_t(by_row ? zz : zz / L) * n * n;
-      for (int i = 0; i < R; i++) gram[i * n + R] += d * x[i];
-      gram[R * n + R] += d * d;
-    }
+    for (int group = 0; group < z.groups; group++)
+      for (int l = 0, unit = 0, p = 0, e = 0; l < L; l++) {
+        const double d = lane.drive[k * z.Z + group * L + l];
+        const float* x = w.pushed + (size_t(group) * z.panels + p) * S * PANEL +
+                         (size_t(k) * z.N + unit) * PANEL + e * R;
+        double* gram = w.gram_A + size_t(by_row ? l : group) * n * n;
+        for (int i = 0; i < R; i++) gram[i * n + R] += d * x[i];
+        gram[R * n + R] += d * d;
+        if (++unit == z.N) unit = 0;
+        if (++e == entries) e = 0, p++;
+      }
   pull_drive(z, lane, w.pulled + size_t(R) * z.Z);
 }
 
@@ -168,12 +170,14 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
                 A + size_t(group) * S * z.columns + first, z.columns, width);
     }
   for (int k = 0; k < z.K; k++)
-    for (int zz = 0; zz < z.Z; zz++) {
-      const float d = lane.drive[k * z.Z + zz];
-      const float* mix = w.mix_A + size_t(by_row ? zz : zz / L) * n * R + R * R;
-      float* to = A + (size_t(zz / L) * S + k * z.N + zz % z.N) * z.columns + size_t(zz % L) * R;
-      for (int i = 0; i < R; i++) to[i] += d * mix[i];
-    }
+    for (int group = 0; group < z.groups; group++)
+      for (int l = 0, unit = 0; l < L; l++) {
+        const float d = lane.drive[k * z.Z + group * L + l];
+        const float* mix = w.mix_A + size_t(by_row ? l : group) * n * R + R * R;
+        float* to = A + (size_t(group) * S + k * z.N + unit) * z.columns + size_t(l) * R;
+        for (int i = 0; i < R; i++) to[i] += d * mix[i];
+        if (++unit == z.N) unit = 0;
+      }
 }
 
 static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
