@@ -72,6 +72,7 @@ class Library:
 
     Attributes:
         variant: its name, e.g. "avx512".
+        runs: the names of all instruction sets it has that this processor runs, best first.
         path: the file.
     """
 
@@ -89,6 +90,7 @@ class Library:
                 f"it has {names}, of which this processor runs {[names[i] for i in runs]}"
             )
         self.path = path
+        self.runs = tuple(names[i] for i in runs)
         self.variant: str = names[chosen[0]]
         self._index = chosen[0]
         self._dll = dll

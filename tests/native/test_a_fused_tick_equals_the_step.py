@@ -380,3 +380,14 @@ def test_a_learner_says_what_computes_it(
         path, words = whole.execution()
     assert path == "torch"
     assert words == "torch (no native kernels: switched off)"
+
+
+def test_every_instruction_set_ticks_the_same(
+    make: Any, frames: Any, kernels: library.Library, monkeypatch: Any
+) -> None:
+    assert kernels.variant == kernels.runs[0]
+    for variant in kernels.runs:
+        monkeypatch.setattr(library, "_found", library.Library(kernels.path, variant))
+        pair = Pair(lambda: make("lstm", "ok-gate-3", horizon=1))
+        for frame in frames(10):
+            pair.step(frame)
