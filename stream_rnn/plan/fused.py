@@ -9,45 +9,23 @@ Axes: B lanes, I inputs, P outputs, Q targets, S state, Z = G*N, M = I+N+1, C ch
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stream_rnn.cells import Gru, Lstm, Tanh
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Tbptt
+from stream_rnn.credit import Kf, Ok, Tbptt
 from stream_rnn.credit.base import Noisy
-from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Head, Quantile, SquaredError
 from stream_rnn.native import library
 from stream_rnn.native.library import Library, Observation, Step, Tick
-from stream_rnn.native.observe import MAX_RANK, Shape, observation_of
-from stream_rnn.recurrence import Dense, Recurrence
+from stream_rnn.native.observe import Shape, observation_of
+from stream_rnn.plan.parts import CELLS, LOSSES, UPDATES, Parts, active_rule
+from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Sgd, Update
 
-# exactly these types: a subclass may compute something else
-CELLS: dict[type, int] = {Tanh: 0, Gru: 1, Lstm: 2}
-LOSSES: dict[type, int] = {
-    SquaredError: 0,
-    Quantile: 1,
-    Gaussian: 2,
-    CrossEntropy: 3,
-    Bernoulli: 4,
-}
-UPDATES: dict[type, int] = {Sgd: 0, Adam: 1}
 BLOCK_BYTES = 1 << 14
 """Outcomes of several ticks are allocated together, about this much at once."""
-
-
-class Parts(NamedTuple):
-    """What a learner is made of."""
-
-    recurrence: Recurrence
-    head: Head
-    update: Update
-    head_update: Update
-    horizon: int
-    waiting: Mapping[str, Tensor]
 
 
 class Ticked(NamedTuple):
@@ -59,69 +37,6 @@ class Ticked(NamedTuple):
     rejected_B: Tensor
     restarted_B: Tensor
     updated: Tensor
-
-
-def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
-    """The plan for these parts as they are now: `known` if it still fits; None: there is none."""
-    kernels = library.find()
-    if kernels is None:
-        return None
-    if known is not None and known.fits(kernels, parts):
-        return known
-    made_for = _plannable(parts)
-    return None if made_for is None else Plan(kernels, parts, *made_for)
-
-
-def execution(parts: Parts) -> tuple[str, str]:
-    """What computes the ticks of these parts: its name in a checkpoint, and words for people."""
-    kernels = library.find()
-    recurrence = parts.recurrence
-    rule = recurrence.credit if type(recurrence) is Dense else None
-    rule = rule.active if isinstance(rule, Fallback) else rule
-    is_whole = _plannable(parts) is not None
-    if kernels is None or not (is_whole or _is_observed(rule, recurrence.parameters()[0])):
-        why = "" if kernels is not None else f" ({library.describe()})"
-        return "torch", f"torch{why}"
-    what = "whole ticks" if is_whole else "the credit rule"
-    return library.path_name(), f"{library.describe()}, {what}"
-
-
-def _is_observed(rule: Credit | None, parameter: Tensor) -> bool:
-    """Whether the rule, alone, computes natively."""
-    if not isinstance(rule, Kf | Ok) or rule.native_shape.rank > MAX_RANK:
-        return False
-    return parameter.dtype is torch.float32 and parameter.device.type == "cpu"
-
-
-def _plannable(parts: Parts) -> tuple[Dense, Kf | Ok | Tbptt] | None:
-    """The recurrence and its rule, if the library is made for all of these parts."""
-    recurrence, head, update, head_update, _, waiting = parts
-    if type(recurrence) is not Dense or type(head) is not Head:
-        return None
-    rule = _active(recurrence.credit)
-    sound = (
-        type(recurrence.cell) in CELLS
-        and type(head.loss_function) in LOSSES
-        and type(update) in UPDATES
-        and type(head_update) in UPDATES
-    )
-    if rule is None or not sound or (type(rule) is Ok and rule.rank > MAX_RANK):
-        return None
-    tensors = [recurrence.W_ZM, head.V_PF, *recurrence.lane_state.values(), *waiting.values()]
-    if not all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
-        return None
-    if any(t.is_floating_point() and t.dtype is not torch.float32 for t in tensors):
-        return None
-    if type(rule) is Tbptt and rule.lane_state["newest_B"].dtype is not torch.int64:
-        return None
-    return recurrence, rule
-
-
-def _active(credit: Credit) -> Kf | Ok | Tbptt | None:
-    """The rule in use, if the library knows it and nothing is owed from another one."""
-    if type(credit) is Fallback:
-        return None if credit.owes_from_before else _active(credit.active)
-    return credit if type(credit) in (Kf, Ok, Tbptt) else None  # type: ignore[return-value]
 
 
 class Plan:
@@ -191,7 +106,7 @@ class Plan:
         if recurrence.W_ZM is not W_ZM or head.V_PF is not V_PF or head.loss_function is not loss:
             return False
         credit = recurrence.credit
-        if credit is not self._rule and _active(credit) is not self._rule:
+        if credit is not self._rule and active_rule(credit) is not self._rule:
             return False
         for place, name, tensor in self._kept:
             if place[name] is not tensor:
