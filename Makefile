@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check test-slow test-gpu bench soak storm clean
+.PHONY: help setup native demo test check test-slow test-gpu bench soak storm clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml ci/constraints.txt
 	$(BIN)/python -c "import importlib.metadata as m; print(m.version('torch'))" > $(VENV)/torch-after
 	cmp $(VENV)/torch-before $(VENV)/torch-after || { echo "a dependency replaced torch"; exit 1; }
 	touch $(STAMP)
+
+native: $(STAMP)  ## Compile the native step (needs g++; a few seconds); without it everything works, slower
+	$(BIN)/python -m stream_rnn.native
 
 demo: $(STAMP)  ## Learn a real stream that comes along: no broker, no file, no GPU; about a minute
 	$(BIN)/stream-rnn demo

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
+from stream_rnn.plan import Parts, Plan, execution, plan_for
 from stream_rnn.recurrence.base import Recurrence
-from stream_rnn.saved import take
+from stream_rnn.saved import part, take
 from stream_rnn.update.base import Update
 
 ABSURD = 1e6  # inputs and targets are standardized: beyond this an event is bad
@@ -111,14 +112,47 @@ class Learner:
             "owed_B": torch.zeros(B, dtype=torch.bool, device=V_PF.device),
         }
 
+        self._plan: Plan | None = None
+
     @property
     def lane_state(self) -> dict[str, Tensor]:
         """All per-lane tensors, leading axis B."""
         return self._waiting | self.recurrence.lane_state
 
-    @torch.no_grad()
     def step(self, frame: Frame) -> Outcome:
-        """One tick."""
+        """One tick: by the plan for these parts if there is one, else as it is written here."""
+        return self._step_by_plan(frame) or self._step(frame)
+
+    def _step_by_plan(self, frame: Frame) -> Outcome | None:
+        if frame.weight_B is not None or self.teaches == "readout":
+            return None
+        self._plan = plan_for(self._parts(), self._plan)
+        if self._plan is None:
+            return None
+        is_frozen = self.teaches == "nothing"
+        ticked = self._plan.step(frame.x_BI, frame.y_BQ, frame.live_B, frame.scored_B, is_frozen)
+        if ticked is None:
+            return None
+        outcome, had_gradient = ticked
+        is_waiting = is_frozen or not had_gradient
+        return Outcome(*outcome[:5], updated=None if is_waiting else outcome.updated)
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self.recurrence,
+            self.head,
+            self.update,
+            self.head_update,
+            self.horizon,
+            self._waiting,
+        )
+
+    def execution(self) -> tuple[str, str]:
+        """What computes the ticks: its name in a checkpoint, and words for people."""
+        return execution(self._parts())
+
+    @torch.no_grad()
+    def _step(self, frame: Frame) -> Outcome:
         x_BI, scored_B = frame.x_BI, frame.scored_B & frame.live_B
         sane_B = _within(x_BI, ABSURD) & (_within(frame.y_BQ, ABSURD) | ~scored_B)
         weight_B = frame.weight_B
@@ -288,17 +322,12 @@ class Learner:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave; raises ValueError naming what is missing or misshapen."""
-
-        def part(name: str) -> dict[str, Tensor]:
-            prefix = name + "."
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
         for name, mine in self._waiting.items():
-            take(mine, part("learner"), name)
-        self.recurrence.load_state_dict(part("recurrence"))
-        self.head.load_state_dict(part("head"))
-        self.update.load_state_dict(self.recurrence.parameters(), part("update"))
-        self.head_update.load_state_dict(self.head.parameters(), part("head_update"))
+            take(mine, part(state, "learner."), name)
+        self.recurrence.load_state_dict(part(state, "recurrence."))
+        self.head.load_state_dict(part(state, "head."))
+        self.update.load_state_dict(self.recurrence.parameters(), part(state, "update."))
+        self.head_update.load_state_dict(self.head.parameters(), part(state, "head_update."))
 
 
 def _within(tensor_BX: Tensor, limit: float) -> Tensor:

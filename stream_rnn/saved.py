@@ -18,3 +18,8 @@ def take(mine: Tensor, state: Mapping[str, Tensor], name: str) -> None:
             f"got {theirs.dtype} {tuple(theirs.shape)}"
         )
     mine.copy_(theirs)
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """What stands under `prefix`, by the rest of its name."""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

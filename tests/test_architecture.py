@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
-CORE |= {"learner", "ladder", "lane_state", "saved"}
+CORE |= {"learner", "ladder", "lane_state", "saved", "native", "plan"}
 AT_THE_SIDE = {"scores", "report", "console", "status", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
 TOP = {"app", "daemon", "commands", "bench", "reference"}  # composition: they may know everybody
@@ -24,13 +24,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "linearization": set(),
     "cells": {"linearization"},
     "lane_state": set(),
-    "credit": {"linearization", "cells", "lane_state"},
+    "native": set(),
+    "credit": {"linearization", "cells", "lane_state", "native"},
     "saved": set(),
     "recurrence": {"linearization", "cells", "credit", "lane_state", "saved"},
     "update": set(),
     "head": {"saved"},
     "least_squares": {"head", "saved"},
-    "learner": {"recurrence", "update", "head", "lane_state", "saved"},
+    "plan": {"native", "cells", "credit", "recurrence", "update", "head"},
+    "learner": {"plan", "recurrence", "update", "head", "lane_state", "saved"},
     "ladder": {"learner", "credit"},
     **{name: {"spi"} | AT_THE_SIDE for name in AT_THE_SIDE},
     # narrower than their neighbors

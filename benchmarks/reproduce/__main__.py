@@ -13,6 +13,8 @@ from types import FrameType
 
 import click
 
+from benchmarks.reproduce.adaptive import Adaptive, AdaptiveVaried
+from benchmarks.reproduce.add_task import AddTask
 from benchmarks.reproduce.copy_task import CopyTask
 from benchmarks.reproduce.experiment import Experiment, Refused, Setting
 from benchmarks.reproduce.jobs import run_all
@@ -21,7 +23,13 @@ from benchmarks.reproduce.rules import rule_of
 from benchmarks.reproduce.runner import Record, folder_of, prepare, read_record, run
 from benchmarks.reproduce.table import write
 
-EXPERIMENTS: dict[str, type[Experiment]] = {"copy": CopyTask, "ptb": Ptb}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "adaptive": Adaptive,
+    "adaptive-varied": AdaptiveVaried,
+    "add": AddTask,
+    "copy": CopyTask,
+    "ptb": Ptb,
+}
 
 REFUSED = 78  # exit codes as of `stream-rnn`
 STOPPED = 143

@@ -43,6 +43,7 @@ def lines(
         f"{model.n_parameters} parameters, {chosen['dtype']} on {model.device}",
         f"  learning     {' -> '.join(model.ladder.names)}, {spelled(chosen['optimizer'])}",
     ]
+    said.append(f"  computing    {model.learner.execution()[1]}")
     said += [f"    chosen     {reason}" for reason in model.why]
     said += [f"  sink         {sink.describe()}" for sink in sinks]
     said += [f"  dead letters {letter_path}", f"  state        {state.dir}, {how_often}"]

@@ -116,7 +116,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
             "python": platform.python_version(),
             "device": str(device),
             "threads": str(plan.threads),
-            "path": "torch",
+            "path": learner.execution()[0],
         },
         device=device,
     )

@@ -131,6 +131,7 @@ class AdaptiveTbptt(Window):
 
     @override
     def gradient(self) -> Tensor:
+        assert self._gradient_ZM is not None
         return self._gradient_ZM
 
     @override

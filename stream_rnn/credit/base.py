@@ -5,6 +5,7 @@ Axes: B lanes, N units, S state, Z = G*N, M = I+N+1.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
@@ -13,8 +14,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
+from stream_rnn.credit.signs import SignStream
 from stream_rnn.lane_state import reset_lanes, rows
 from stream_rnn.linearization import Linearization
+from stream_rnn.native.observe import Observed, Observer, Shape, observer_for
 
 Signs = Callable[[tuple[int, ...]], Tensor]
 """Draws a tensor of independent fair signs (-1 or +1) of the given shape."""
@@ -44,6 +47,7 @@ class Credit(ABC):
         self.n_lanes = n_lanes
         self.lane_state = {}
         self._healthy_B: Tensor = torch.ones(n_lanes, dtype=torch.bool)
+        self._gradient_ZM: Tensor | None = None
         self._facts: dict[str, Tensor] = {}
 
     @abstractmethod
@@ -86,6 +90,12 @@ class Credit(ABC):
         Read by schedule; names from a closed set.
         """
         return {name: fact_B.amax() for name, fact_B in self._facts.items()}
+
+    def adopt(
+        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor]
+    ) -> None:
+        """A fused tick observed in this rule's place, on its lane state: what came out."""
+        self._gradient_ZM, self._healthy_B, self._facts = gradient_ZM, healthy_B, facts
 
     def reset(self, lanes_B: Tensor) -> None:
         """Forget everything about the lanes marked in `lanes_B` (bool)."""
@@ -132,7 +142,14 @@ class Noisy(Credit):
         n_lanes: B.
         generator: where the signs come from; its state is part of the rule's.
         signs: the seam of the tests: replaces the generator.
+
+    Attributes:
+        signs_shape: of the signs of one tick; set by the rule.
+        native_shape: what the rule says to the native library; set by a rule that it knows.
     """
+
+    signs_shape: tuple[int, ...]
+    native_shape: Shape
 
     def __init__(
         self,
@@ -145,17 +162,36 @@ class Noisy(Credit):
         if generator is None and signs is None:
             raise ValueError("a noisy credit rule needs a generator (or its own signs)")
         self._generator = generator
+        # on a GPU a draw is keyed by a counter, and may be part of a captured graph
+        drawn_ahead = generator is not None and generator.device.type == "cpu"
+        self._stream = SignStream.of(generator) if generator and drawn_ahead else None
         self._signs: Signs = signs or self._drawn
+        self._draws = signs is None
         self._gradient_ZM = torch.zeros(cell.weight_shape)
+        self._observer: Observer | None = None
 
     @override
     def gradient(self) -> Tensor:
+        assert self._gradient_ZM is not None
         return self._gradient_ZM
+
+    def _natively(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> Observed | None:
+        """Let the native library take this tick; None: it does not."""
+        self._observer = observer_for(self.native_shape, q_BS, self._observer)
+        if self._observer is None:
+            return None
+        step = (lin.drive_BKGN, lin.carry_BKKN, lin.u_BM)
+        drawn = self.draw_signs()
+        observed = self._observer.observe(self.lane_state, lin.W_h_ZN, step, q_BS, live_B, drawn)
+        self._gradient_ZM, self._healthy_B = observed.gradient_ZM, observed.healthy_B
+        return observed
 
     @override
     def state_dict(self) -> dict[str, Tensor]:
         if self._generator is None:
             return super().state_dict()
+        if self._stream is not None:
+            return super().state_dict() | {"generator": self._stream.state()}
         return super().state_dict() | {"generator": self._generator.get_state()}
 
     @override
@@ -164,9 +200,28 @@ class Noisy(Credit):
         if self._generator is not None:
             if "generator" not in state:
                 raise ValueError("credit state 'generator' is missing")
-            self._generator.set_state(state["generator"].cpu())
+            if self._stream is not None:
+                self._stream.restore(state["generator"].cpu())
+            else:
+                self._generator.set_state(state["generator"].cpu())
+
+    def draw_signs(self) -> Tensor:
+        """The signs of the next tick, in the shape that `signs_shape` says."""
+        signs = self._signs(self.signs_shape)
+        if signs.shape != self.signs_shape:
+            raise ValueError(f"signs: expected {self.signs_shape}, got {tuple(signs.shape)}")
+        return signs
+
+    def sign_address(self) -> int:
+        """Where the signs of the next tick are, as float32; valid until the next are drawn."""
+        if self._stream is not None and self._draws:
+            return self._stream.take_address(math.prod(self.signs_shape))
+        self._last_signs = self.draw_signs().to(torch.float32).contiguous()
+        return self._last_signs.data_ptr()
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
+        if self._stream is not None:
+            return self._stream.take(shape)
         generator = self._generator
         assert generator is not None
         bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)

@@ -68,6 +68,11 @@ class Fallback(Credit):
         """The rung in use."""
         return (*self.rungs, self._still)[self.level]
 
+    @property
+    def owes_from_before(self) -> bool:
+        """Whether the next gradient holds what a rung that was left still owed."""
+        return self._owed_ZM is not None
+
     def move(self, level: int) -> None:
         """Switch to rung `level`, between two ticks only.
 

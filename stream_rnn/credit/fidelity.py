@@ -5,6 +5,7 @@ Axes: B lanes, S state, Z = G*N, M = I+N+1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,10 @@ class Fidelity:
     back through them once, over the trajectory really taken: the reference is exact up to the lags
     that lie beyond the window. So its cost is bounded: `window / every` of the ticks are copied
     (`window * Z * N` floats at most, then freed), one of them costs a window's backward pass. It
-    reads and never writes: learning is the same with and without, so it is in no snapshot. A tick
-    without a target, or an update-locked rule's, is passed over.
+    reads and never writes: learning is the same with and without. (Under the native library, which
+    hands out no linearizations, the ticks it copies are taken by the torch step and differ by
+    rounding; hence its clock is part of a snapshot.) A tick without a target, or an update-locked
+    rule's, is passed over.
 
     A noisy rule's single gradient may point far from the truth and still be right on average (a
     cosine of 0.3 is normal at rank 1); what tells is its course, and that it stays positive.
@@ -48,6 +51,24 @@ class Fidelity:
         self._kept: list[_Tick] = []
         self._cosine: Tensor | None = None
 
+    @property
+    def records_next(self) -> bool:
+        """Whether the next tick has to be seen."""
+        return self._ticks >= self.every - self.window
+
+    def pass_over(self) -> None:
+        """Count a tick that need not be seen."""
+        self._ticks += 1
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where in its period it is; what it has copied is not kept."""
+        return {"ticks": torch.tensor(self._ticks)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave; empty: a period begins (it was not probed before)."""
+        self._ticks = int(state["ticks"]) % self.every if state else 0
+        self._kept.clear()
+
     def observe(
         self,
         lin: Linearization,
@@ -57,12 +78,13 @@ class Fidelity:
         mask_ZM: Tensor | None = None,
     ) -> None:
         """Take a tick, after the rule has: its linearization, dL/ds, live lanes and gradient."""
+        is_recorded = self.records_next
         self._ticks += 1
-        if self._ticks > self.every - self.window:
+        if is_recorded:
             self._kept.append(_Tick(_copied(lin), live_B.clone()))
         if self._ticks < self.every:
             return
-        if gradient_ZM is not None:
+        if gradient_ZM is not None and len(self._kept) == self.window:  # or it was resumed within
             reference_ZM = _carried_back(self._kept, q_BS)
             if mask_ZM is not None:
                 reference_ZM = torch.where(mask_ZM, reference_ZM, 0.0)

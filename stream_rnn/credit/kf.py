@@ -17,6 +17,7 @@ from typing_extensions import override
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound, norms, outer_sum
 from stream_rnn.linearization import Linearization
+from stream_rnn.native.observe import Shape
 
 
 class Kf(Noisy):
@@ -40,11 +41,18 @@ class Kf(Noisy):
             "u_BM": torch.zeros(n_lanes, M),
             "A_BSZ": torch.zeros(n_lanes, cell.n_state, Z),
         }
+        sizes = (n_lanes, cell.blocks, cell.gates, cell.n_units, M)
+        self.signs_shape = (n_lanes, 2)
+        self.native_shape = Shape("kf", *sizes, u="u_BM", A="A_BSZ")
 
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._like(q_BS)
         B = self.n_lanes
+        native = self._natively(lin, q_BS, live_B)
+        if native is not None:  # the same tick, faster
+            self._facts = {"influence_norm": native.norm_B}
+            return
         K, G, N = lin.drive_BKGN.shape[1:]
         u_BM, a_BM = self.lane_state["u_BM"], lin.u_BM
         JA_BSZ = lin.push(self.lane_state["A_BSZ"])
@@ -60,7 +68,7 @@ class Kf(Noisy):
         v_B2M = torch.stack((u_BM, a_BM), dim=1)
         self._gradient_ZM = outer_sum(p_B2Z, v_B2M, live_B & sound_B)
 
-        signs_B2 = self._signs((B, 2)).to(JA_BSZ)
+        signs_B2 = self.draw_signs().to(JA_BSZ)
         ones = torch.ones_like(norm_u)
         p1 = torch.where(old_B > 0, (norm_JA / norm_u).sqrt(), ones)
         p2 = torch.where(new_B > 0, (norm_D / norm_a).sqrt(), ones)

@@ -25,6 +25,7 @@ from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound
 from stream_rnn.credit.small_matrices import floored_cholesky, jacobi_svd, mixing
 from stream_rnn.linearization import Linearization
+from stream_rnn.native.observe import Shape
 
 Chunks = Literal["joint", "gate", "row"]
 
@@ -70,10 +71,19 @@ class Ok(Noisy):
             "U_BCMR": torch.zeros(n_lanes, self._n_chunks, M, rank),
             "A_BgSLR": torch.zeros(n_lanes, groups, cell.n_state, Z // groups, rank),
         }
+        sizes = (n_lanes, cell.blocks, cell.gates, cell.n_units, M)
+        self.signs_shape = (n_lanes, self._n_chunks, rank + 1)
+        self.native_shape = Shape(
+            "ok", *sizes, "U_BCMR", "A_BgSLR", rank, chunks, n_chunks=self._n_chunks
+        )
 
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._like(q_BS)
+        native = self._natively(lin, q_BS, live_B)
+        if native is not None:  # the same tick, faster
+            self._facts = {"influence_norm": native.norm_B, "variance": native.variance_Q}
+            return
         # r + 1 summands, exactly J G + D (x) a
         V_BCMr = self._append_input(lin)
         A_BgSLr = self._push_and_append_drive(lin)
@@ -176,8 +186,7 @@ class Ok(Noisy):
             R_2, T_2 = floored_cholesky(torch.nan_to_num(again, 0.0, 0.0, 0.0), floor)
             R, T = torch.bmm(R_2, R), torch.bmm(T, T_2)
         P, sigma, Z = jacobi_svd(torch.bmm(R[:Q], R[Q:].transpose(1, 2)))
-        signs = self._signs((self.n_lanes, self._n_chunks, self.rank + 1))
-        signs_Qr = signs.to(sigma).view(sigma.shape)
+        signs_Qr = self.draw_signs().to(sigma).view(sigma.shape)
         L, variance_Q = mixing(sigma, signs_Qr, rtol=1e-13 if double else 1e-6)
         mixed = torch.bmm(T, torch.bmm(torch.cat((P, Z)), torch.cat((L, L))))
         return mixed[:Q], mixed[Q:], variance_Q

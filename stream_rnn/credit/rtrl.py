@@ -49,4 +49,5 @@ class Rtrl(Credit):
 
     @override
     def gradient(self) -> Tensor:
+        assert self._gradient_ZM is not None
         return self._gradient_ZM

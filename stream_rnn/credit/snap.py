@@ -55,6 +55,7 @@ class Snap1(Credit):
 
     @override
     def gradient(self) -> Tensor:
+        assert self._gradient_ZM is not None
         return self._gradient_ZM
 
     @staticmethod

@@ -42,7 +42,6 @@ class Tbptt(Window):
         # dL/ds not yet paid
         self.lane_state["owed_BTS"] = torch.zeros(n_lanes, window, cell.n_state)
         self._ticks = 0  # since the last payment
-        self._gradient_ZM: Tensor | None = None
 
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
@@ -54,6 +53,17 @@ class Tbptt(Window):
             self._healthy_B = torch.ones_like(live_B)
         else:
             self._gradient_ZM = self._pay()
+
+    def pays_next(self) -> bool:
+        """Whether the next tick has a gradient."""
+        return self._ticks + 1 >= self.every
+
+    @override
+    def adopt(
+        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor]
+    ) -> None:
+        super().adopt(gradient_ZM, healthy_B, facts)
+        self._ticks = self._ticks + 1 if gradient_ZM is None else 0
 
     @override
     def gradient(self) -> Tensor | None:

@@ -17,7 +17,7 @@ from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.lane_state import reset_lanes
 from stream_rnn.linearization import Linearization
 from stream_rnn.recurrence.base import Recurrence
-from stream_rnn.saved import take
+from stream_rnn.saved import part, take
 
 
 class Dense(Recurrence):
@@ -109,12 +109,14 @@ class Dense(Recurrence):
     @override
     def state_dict(self) -> dict[str, Tensor]:
         credit = {f"credit.{name}": t for name, t in self.credit.state_dict().items()}
-        return {"W_ZM": self.W_ZM} | self._own | credit
+        probe = {} if self.fidelity is None else self.fidelity.state_dict()
+        probed = {f"fidelity.{name}": t for name, t in probe.items()}
+        return {"W_ZM": self.W_ZM} | self._own | credit | probed
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, mine in ({"W_ZM": self.W_ZM} | self._own).items():
             take(mine, state, name)
-        self.credit.load_state_dict(
-            {k.removeprefix("credit."): v for k, v in state.items() if k.startswith("credit.")}
-        )
+        self.credit.load_state_dict(part(state, "credit."))
+        if self.fidelity is not None:
+            self.fidelity.load_state_dict(part(state, "fidelity."))

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.recurrence.base import Recurrence
+from stream_rnn.saved import part
 
 
 class Stack(Recurrence):
@@ -139,16 +140,13 @@ class Stack(Recurrence):
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
         parameters = self.parameters()
-        owed = part("owed.")
+        owed = part(state, "owed.")
         for place, tensor in owed.items():
             is_known = place.isdigit() and int(place) < len(parameters)
             if not is_known or tensor.shape != parameters[int(place)].shape:
                 raise ValueError(f"state 'owed.{place}' belongs to no parameter of this stack")
         for i, layer in enumerate(self.layers):
-            layer.load_state_dict(part(f"{i}."))
+            layer.load_state_dict(part(state, f"{i}."))
         self._owed = {place: tensor.clone() for place, tensor in owed.items()}
         self._handed = {}

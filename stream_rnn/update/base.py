@@ -47,10 +47,19 @@ class Update(ABC):
         if self.clip is not None:
             scale = (self.clip / norm.clamp(min=self.clip)).to(norm.dtype)
             grads = [grad * scale for grad in grads]
-        if not self.state:
-            self.state = self._initial_state(params)
+        self.state_for(params)
         self._step(params, grads, ok)
         return ok
+
+    def state_for(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The state, made for `params` if there is none yet."""
+        if not self.state:
+            self.state = self._initial_state(params)
+        return self.state
+
+    def adopt(self, norm: Tensor) -> None:
+        """A fused tick made this update's step: the norm of the gradients it saw."""
+        self._norm = norm
 
     @abstractmethod
     def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:

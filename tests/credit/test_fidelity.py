@@ -106,6 +106,7 @@ def test_learning_is_bitwise_the_same_with_and_without() -> None:
             assert gradients is not None
             layer.W_ZM -= 0.1 * gradients[0]
         states.append(layer.state_dict())
+    assert states[1].pop("fidelity.ticks") == 4
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
@@ -125,6 +126,24 @@ def test_w_is_copied_because_it_moves() -> None:
         fidelity.observe(lin, q_BS, yes, rule.gradient())
         W_ZM *= -0.7  # in place, as an update does
     assert float(fidelity.report()["fidelity"]) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("resumed_at", [2, 7, 8])
+def test_a_resumed_one_keeps_the_clock_and_compares_whole_windows_only(
+    resumed_at: int, random_walk: Callable[..., Any]
+) -> None:
+    walk = random_walk("tanh", n_ticks=20)
+    rule, fidelity, compared = Tbptt(walk.cell, 2, window=3), Fidelity(4, every=10), []
+    for t, (lin, q_BS) in enumerate(walk):
+        if t == resumed_at:
+            state = fidelity.state_dict()
+            fidelity = Fidelity(4, every=10)
+            fidelity.load_state_dict(state)
+        rule.observe(lin, q_BS, torch.tensor([True, True]))
+        fidelity.observe(lin, q_BS, torch.tensor([True, True]), rule.gradient())
+        compared.append("fidelity" in fidelity.report())
+    first = 9 if resumed_at < 7 else 19  # what it had copied by then is gone
+    assert compared.index(True) == first
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+// The structures that cross the C ABI; stream_rnn/native/library.py mirrors them field by field.
+//
+// Axes: B lanes, I inputs, P outputs, Q targets, K state blocks, G gates, N units, S = K*N, Z = G*N,
+// M = I+N+1, T slots of a window, R rank, C chunks, F = N+I+1. All arrays are row-major and
+// contiguous unless a stride is given. Nothing is allocated, kept or freed by the library.
+#pragma once
+#include <cstdint>
+
+extern "C" {
+
+enum Rule : int64_t { KF = 0, OK = 1, TBPTT = 2 };
+enum Chunks : int64_t { JOINT = 0, GATE = 1, ROW = 2 };
+enum CellKind : int64_t { TANH = 0, GRU = 1, LSTM = 2, RHN = 3 };
+enum LossKind : int64_t { SQUARED = 0, QUANTILE = 1, GAUSSIAN = 2, CROSS_ENTROPY = 3, BERNOULLI = 4 };
+enum UpdateKind : int64_t { SGD = 0, ADAM = 1 };
+
+// One tick of a credit rule. What the rule keeps comes first, then the tick, then the results.
+struct Observation {
+  int64_t rule, B, K, G, N, M;
+  int64_t rank, chunks;    // OK
+  int64_t window, pays;    // TBPTT: T; whether this tick pays what is owed
+  float* u;                // KF (B, M);  OK (B, C, M, R);  TBPTT (B, T, M)
+  float* A;                // KF (B, S, Z);  OK (B, g, S, L, R)
+  float* J_h;              // TBPTT (B, T, S, N)
+  float* carries;          // TBPTT (B, T, K, K, N)
+  float* drives;           // TBPTT (B, T, K, G, N)
+  float* owed;             // TBPTT (B, T, S)
+  int64_t* newest;         // TBPTT (B)
+  const float* W_h;        // (Z, N), rows W_stride apart
+  int64_t W_stride;
+  const float* drive;      // (B, K, G, N)
+  const float* carry;      // (B, K, K, N)
+  const float* input;      // (B, M)
+  const float* q;          // (B, S)
+  const uint8_t* live;     // (B)
+  const float* signs;      // KF (B, 2);  OK (B, C, R+1)
+  float* gradient;         // (Z, M)
+  uint8_t* healthy;        // (B)
+  double* norm;            // (B); rows of idle lanes keep what they hold
+  double* variance;        // OK (B, C), likewise
+  char* work;              // work_bytes(...) bytes, aligned to 64
+};
+
+struct Step {              // an update of one parameter
+  int64_t kind, size;      // size: numbers in the parameter
+  double lr, clip;         // clip 0: no limit
+  double momentum;         // SGD
+  double beta1, beta2, eps;  // ADAM
+  float* parameter;
+  float* first;            // SGD: velocity (or null);  ADAM: m
+  float* second;           // ADAM: v
+  double* count;           // ADAM
+  float* norm;             // scalar: norm of the last gradient
+};
+
+// A learner whose parts are all shipped ones: what does not change from tick to tick.
+struct Plan {
+  Observation credit;      // drive, carry, input, q, live, signs are filled in by the tick
+  int64_t cell, loss, I, P, Q, horizon;
+  double tau;
+  float* s;                // (B, S)
+  float* ahead;            // (B, S)
+  float* waiting;          // (B, max(horizon, 1), I)
+  int64_t* count;          // (B)
+  uint8_t* owed;           // (B)
+  const uint8_t* mask;     // (Z, M) or null
+  Step recurrent, readout;
+  char* work;              // plan_bytes(...) bytes, aligned to 64
+};
+
+struct Tick {
+  const float* x;          // (B, I)
+  const float* y;          // (B, Q)
+  const uint8_t* live;     // (B)
+  const uint8_t* scored;   // (B)
+  const float* signs;
+  int64_t frozen;
+  int64_t pays;            // whether this tick has a gradient for the recurrence
+  int64_t slot;            // which row of the following, one row a tick, receives the outcome
+  float* prediction;       // (., B, P)
+  float* loss;             // (., B)
+  uint8_t *learned, *rejected, *restarted;  // (., B)
+  uint8_t* updated;        // (.)
+};
+
+}

@@ -1,0 +1,223 @@
+// One tick of KF and of OK (stream_rnn/credit/kf.py, ok.py), lane by lane.
+#pragma once
+#include "push.hpp"
+#include "small_matrices.hpp"
+#include "summands.hpp"
+
+namespace KERNELS {
+
+constexpr double EXPLODED = 1e8;  // stream_rnn/credit/base.py
+
+// (ds/dz)^T q, (Z)
+static void pull_drive(const Sizes& z, const Lane& lane, float* p) {
+  for (int g = 0; g < z.G; g++)
+    for (int n = 0; n < z.N; n++) {
+      float s = 0;
+      for (int k = 0; k < z.K; k++) s += lane.drive[k * z.Z + g * z.N + n] * lane.q[k * z.N + n];
+      p[g * z.N + n] = s;
+    }
+}
+
+// A lane whose credit is bad restarts from nothing.
+static void restart(float* u, size_t n_u, float* A, size_t n_A) {
+  std::memset(u, 0, n_u * sizeof(float));
+  std::memset(A, 0, n_A * sizeof(float));
+}
+
+struct Work {  // of one lane
+  float *J, *packed, *pushed, *pulled, *V, *mix_V, *mix_A, *blocks;
+  double *gram_V, *gram_A, *phases;
+  Turns turns;
+  Work(Arena& arena, const Sizes& z) : turns(z.rank) {
+    const size_t C = z.chunks, n = z.n, r = z.rank;
+    J = arena.take<float>(size_t(z.S) * z.N);
+    packed = arena.take<float>(size_t(z.S) * PANEL);
+    // what follows the last panel is read (never used) by the Gram sums and the mixing
+    pushed = arena.take<float>((size_t(z.groups) * z.panels * z.S + 8) * PANEL);
+    pulled = arena.take<float>((n + 1) * z.Z + PANEL);
+    V = arena.take<float>(C * n * z.padded);
+    mix_V = arena.take<float>((C + AT_ONCE) * n * r);
+    mix_A = arena.take<float>((C + AT_ONCE) * n * r);
+    blocks = arena.take<float>(PANEL * PANEL);
+    gram_V = arena.take<double>(C * n * n);
+    gram_A = arena.take<double>(C * n * n);
+    phases = arena.take<double>(PANEL * MOST);
+  }
+};
+
+static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+  const Lane lane(o, z, b);
+  const int S = z.S, Z = z.Z, M = z.M;
+  float *u = o.u + b * M, *A = o.A + b * size_t(S) * Z;
+  form_J_h(o, z, lane, w.J);
+  double squares = 0;
+  for (int p = 0; p < z.panels; p++) {
+    const int first = p * PANEL, width = std::min(PANEL, Z - first);
+    float column[PANEL];
+    pack(A + first, Z, S, width, w.packed);
+    squares += push_panel(z, lane, w.J, w.packed, w.pushed + size_t(p) * S * PANEL, column);
+    copy_row(column, w.pulled + first, width);
+  }
+  const float norm_JA = float(std::sqrt(squares));
+  const float norm_D = std::sqrt(dot(lane.drive, lane.drive, z.K * Z));
+  const float norm_u = std::sqrt(dot(u, u, M)), norm_a = std::sqrt(dot(lane.input, lane.input, M));
+  const float old_size = norm_u * norm_JA, new_size = norm_a * norm_D;
+  o.norm[b] = old_size + new_size;
+  o.healthy[b] = o.norm[b] <= EXPLODED;
+  if (!o.healthy[b]) return restart(u, M, A, size_t(S) * Z);
+
+  pull_drive(z, lane, w.pulled + Z);
+  std::memcpy(w.V, u, M * sizeof(float));
+  std::memcpy(w.V + z.padded, lane.input, M * sizeof(float));
+  add_outer(Z, 2, w.pulled, Z, w.V, z.padded, M, o.gradient);
+
+  const float p1 = old_size > 0 ? std::sqrt(norm_JA / norm_u) : 1.0f;
+  const float p2 = new_size > 0 ? std::sqrt(norm_D / norm_a) : 1.0f;
+  const float c1 = old_size > 0 ? o.signs[2 * b] : 0.0f;
+  const float c2 = new_size > 0 ? o.signs[2 * b + 1] : 0.0f;
+  const float u1 = c1 * p1, u2 = c2 * p2, A1 = c1 / p1, A2 = c2 / p2;
+  for (int m = 0; m < M; m++) u[m] = u1 * u[m] + u2 * lane.input[m];
+  for (int p = 0; p < z.panels; p++) {
+    const int first = p * PANEL, width = std::min(PANEL, Z - first);
+    float* row = w.pushed + size_t(p) * S * PANEL;
+    for (int s = 0; s < S; s++, row += PANEL) {
+      for (int v = 0; v < VECTORS; v++) store(row + VL * v, A1 * load(row + VL * v));
+      copy_row(row, A + size_t(s) * Z + first, width);
+    }
+  }
+  for (int k = 0; k < z.K; k++)
+    for (int g = 0; g < z.G; g++)
+      for (int n = 0; n < z.N; n++)
+        A[(size_t(k) * z.N + n) * Z + g * z.N + n] += A2 * lane.drive[k * Z + g * z.N + n];
+}
+
+// [JA | D] of one lane: pushes every panel, reads A^T q, and sums up the Gram matrices of A.
+static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, const float* A) {
+  const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups, entries = z.width / R;
+  const bool by_row = o.chunks == ROW;
+  std::memset(w.gram_A, 0, sizeof(double) * z.chunks * n * n);
+  for (int group = 0; group < z.groups; group++) {
+    std::memset(w.phases, 0, sizeof(double) * PANEL * R);
+    for (int p = 0; p < z.panels; p++) {
+      const int first = p * z.width, width = std::min(z.width, z.columns - first);
+      float* out = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
+      float column[PANEL];
+      pack(A + size_t(group) * S * z.columns + first, z.columns, S, width, w.packed);
+      push_panel(z, lane, w.J, w.packed, out, column);
+      float* pulled = w.pulled + group * L + p * entries;
+      for (int e = 0; e * R < width; e++)  // A^T q, summand by summand
+        for (int i = 0; i < R; i++) pulled[size_t(i) * z.Z + e] = column[e * R + i];
+      std::memset(out + size_t(S) * PANEL, 0, PANEL * sizeof(float));  // shifted loads end here
+      if (by_row) std::memset(w.phases, 0, sizeof(double) * PANEL * R);
+      add_gram(S, R, out, w.turns, w.phases);
+      for (int e = 0; by_row && e * R < width; e++)
+        spread_gram(R, w.phases, e, e + 1, w.gram_A + size_t(first / R + e) * n * n);
+    }
+    if (!by_row) spread_gram(R, w.phases, 0, z.width / R, w.gram_A + size_t(group) * n * n);
+  }
+  for (int k = 0; k < z.K; k++)  // the products with D touch diagonals only
+    for (int group = 0; group < z.groups; group++)
+      for (int l = 0, unit = 0, p = 0, e = 0; l < L; l++) {
+        const double d = lane.drive[k * z.Z + group * L + l];
+        const float* x = w.pushed + (size_t(group) * z.panels + p) * S * PANEL +
+                         (size_t(k) * z.N + unit) * PANEL + e * R;
+        double* gram = w.gram_A + size_t(by_row ? l : group) * n * n;
+        for (int i = 0; i < R; i++) gram[i * n + R] += d * x[i];
+        gram[R * n + R] += d * d;
+        if (++unit == z.N) unit = 0;
+        if (++e == entries) e = 0, p++;
+      }
+  pull_drive(z, lane, w.pulled + size_t(R) * z.Z);
+}
+
+// V = [U, a], summand by summand, and its Gram matrices.
+static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, const float* U) {
+  const int R = z.rank, n = z.n, M = z.M;
+  for (int c = 0; c < z.chunks; c++) {
+    float* V = w.V + size_t(c) * n * z.padded;
+    for (int i = 0; i < n; i++)
+      for (int m = M; m < z.padded; m++) V[size_t(i) * z.padded + m] = 0;
+    for (int m = 0; m < M; m++)
+      for (int i = 0; i < R; i++) V[size_t(i) * z.padded + m] = U[(size_t(c) * M + m) * R + i];
+    std::memcpy(V + size_t(R) * z.padded, lane.input, M * sizeof(float));
+    double* gram = w.gram_V + size_t(c) * n * n;
+    for (int i = 0; i < n; i++)
+      for (int j = i; j < n; j++) {
+          wide s = {};
+        for (int m = 0; m < z.padded; m += VL)
+          s += __builtin_convertvector(load(V + size_t(i) * z.padded + m), wide) *
+               __builtin_convertvector(load(V + size_t(j) * z.padded + m), wide);
+        double total = 0;
+        for (int l = 0; l < VL; l++) total += s[l];
+        gram[i * n + j] = gram[j * n + i] = total;
+      }
+  }
+}
+
+// A' = [JA | D] mix_A: the pushed summands panel by panel, D where it is.
+static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, float* A) {
+  const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups, entries = z.width / R;
+  const bool by_row = o.chunks == ROW;
+  for (int group = 0; group < z.groups; group++)
+    for (int p = 0; p < z.panels; p++) {
+      const int first = p * z.width, width = std::min(z.width, z.columns - first);
+      if (by_row || p == 0) {
+        std::memset(w.blocks, 0, sizeof(float) * PANEL * PANEL);
+        for (int e = 0; e < entries && first + e * R < z.columns; e++)
+          set_block(R, e, w.mix_A + size_t(by_row ? first / R + e : group) * n * R, w.blocks);
+      }
+      mix_panel(S, R, w.pushed + (size_t(group) * z.panels + p) * S * PANEL, w.turns, w.blocks,
+                A + size_t(group) * S * z.columns + first, z.columns, width);
+    }
+  for (int k = 0; k < z.K; k++)
+    for (int group = 0; group < z.groups; group++)
+      for (int l = 0, unit = 0; l < L; l++) {
+        const float d = lane.drive[k * z.Z + group * L + l];
+        const float* mix = w.mix_A + size_t(by_row ? l : group) * n * R + R * R;
+        float* to = A + (size_t(group) * S + k * z.N + unit) * z.columns + size_t(l) * R;
+        for (int i = 0; i < R; i++) to[i] += d * mix[i];
+        if (++unit == z.N) unit = 0;
+      }
+}
+
+static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+  const Lane lane(o, z, b);
+  const int R = z.rank, n = z.n, M = z.M, C = z.chunks, L = z.Z / C;
+  const size_t n_U = size_t(C) * M * R, n_A = size_t(z.S) * z.Z * R;
+  float *U = o.u + b * n_U, *A = o.A + b * n_A;
+  form_J_h(o, z, lane, w.J);
+  ok_push(o, z, lane, w, A);
+  ok_inputs(z, lane, w, U);
+  double squares = 0;
+  for (int c = 0; c < C; c++) {
+    double* gram = w.gram_A + size_t(c) * n * n;
+    for (int i = 0; i < n; i++)
+      for (int j = 0; j < i; j++) gram[i * n + j] = gram[j * n + i];
+    for (int i = 0; i < n * n; i++) squares += w.gram_V[size_t(c) * n * n + i] * gram[i];
+  }
+  o.norm[b] = std::sqrt(squares);
+  o.healthy[b] = o.norm[b] <= EXPLODED;
+  if (!o.healthy[b]) {
+    std::memset(o.variance + b * C, 0, sizeof(double) * C);
+    return restart(U, n_U, A, n_A);
+  }
+  for (int c = 0; c < C; c++)
+    add_outer(L, n, w.pulled + size_t(c) * L, z.Z, w.V + size_t(c) * n * z.padded, z.padded, M,
+              o.gradient + size_t(c) * L * M);
+  for (int c = 0; c < C; c += AT_ONCE)
+    reduce(n, std::min(AT_ONCE, C - c), w.gram_V + size_t(c) * n * n, w.gram_A + size_t(c) * n * n,
+           o.signs + (b * C + c) * n, w.mix_V + size_t(c) * n * R, w.mix_A + size_t(c) * n * R,
+           o.variance + b * C + c);
+  for (int c = 0; c < C; c++) {
+    const float *V = w.V + size_t(c) * n * z.padded, *mix = w.mix_V + size_t(c) * n * R;
+    for (int k = 0; k < R; k++)
+      for (int m = 0; m < M; m += VL) {
+        vf s = {};
+        for (int i = 0; i < n; i++) s += mix[i * R + k] * load(V + size_t(i) * z.padded + m);
+        for (int j = 0; j < VL && m + j < M; j++) U[(size_t(c) * M + m + j) * R + k] = s[j];
+      }
+  }
+  ok_mix(o, z, lane, w, A);
+}
+
+}  // namespace KERNELS

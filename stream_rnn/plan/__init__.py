@@ -1,0 +1,7 @@
+"""Fused ticks: a plan that the one Learner looks up for its parts, or does not find."""
+
+from stream_rnn.plan.fused import Plan
+from stream_rnn.plan.lookup import execution, plan_for
+from stream_rnn.plan.parts import Parts
+
+__all__ = ["Parts", "Plan", "execution", "plan_for"]

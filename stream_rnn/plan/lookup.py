@@ -1,0 +1,51 @@
+"""Looks up the plan for a learner's parts, and says what computes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stream_rnn.credit import Credit, Fallback, Kf, Ok
+from stream_rnn.native import library
+from stream_rnn.native.observe import MAX_RANK
+from stream_rnn.plan.fused import Plan
+from stream_rnn.plan.parts import Parts, plannable
+from stream_rnn.recurrence import Dense, Recurrence
+
+
+def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
+    """The plan for these parts as they are now: `known` if it still fits; None: there is none."""
+    kernels = library.find()
+    if kernels is None or _is_watched(parts.recurrence):
+        return None
+    if known is not None and known.fits(kernels, parts):
+        return known
+    made_for = plannable(parts)
+    return None if made_for is None else Plan(kernels, parts, *made_for)
+
+
+def execution(parts: Parts) -> tuple[str, str]:
+    """What computes the ticks of these parts: its name in a checkpoint, and words for people."""
+    kernels = library.find()
+    recurrence = parts.recurrence
+    rule = recurrence.credit if type(recurrence) is Dense else None
+    rule = rule.active if isinstance(rule, Fallback) else rule
+    is_whole = plannable(parts) is not None
+    if kernels is None or not (is_whole or _is_observed(rule, recurrence.parameters()[0])):
+        why = "" if kernels is not None else f" ({library.describe()})"
+        return "torch", f"torch{why}"
+    what = "whole ticks" if is_whole else "the credit rule"
+    return library.path_name(), f"{library.describe()}, {what}"
+
+
+def _is_watched(recurrence: Recurrence) -> bool:
+    """Whether the tick's linearization is wanted for the live fidelity; the library has none."""
+    probe = recurrence.fidelity if type(recurrence) is Dense else None
+    return probe is not None and probe.records_next
+
+
+def _is_observed(rule: Credit | None, parameter: Tensor) -> bool:
+    """Whether the rule, alone, computes natively."""
+    if not isinstance(rule, Kf | Ok) or rule.native_shape.rank > MAX_RANK:
+        return False
+    return parameter.dtype is torch.float32 and parameter.device.type == "cpu"

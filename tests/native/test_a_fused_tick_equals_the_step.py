@@ -1,0 +1,439 @@
+"""A plan's tick equals `Learner.step` as it is written, on the same state, from tick to tick.
+
+float32: outcomes and parameters agree to 2e-5, some hundred roundings of numbers around 1. The
+state is set back to the twin's after each tick, because a recurrent net amplifies roundings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stream_rnn.cells import CELLS, Cell, Tanh
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.credit.fidelity import Fidelity
+from stream_rnn.head import (
+    Bernoulli,
+    CrossEntropy,
+    Gaussian,
+    Head,
+    Loss,
+    Quantile,
+    SquaredError,
+)
+from stream_rnn.learner import Frame, Learner, Outcome
+from stream_rnn.least_squares import LeastSquaresHead
+from stream_rnn.native import library
+from stream_rnn.recurrence import Dense
+from stream_rnn.update import Adam, Sgd
+
+ROOT = Path(__file__).resolve().parents[2]
+LOSSES: dict[str, Loss] = {
+    "squared": SquaredError(2),
+    "quantile": Quantile(2, 0.2),
+    "gaussian": Gaussian(),
+    "cross_entropy": CrossEntropy(3),
+    "bernoulli": Bernoulli(2),
+}
+UPDATES: dict[str, Callable[[], Any]] = {
+    "sgd": lambda: Sgd(lr=0.05),
+    "sgd-unclipped": lambda: Sgd(lr=0.05, clip=None),
+    "momentum": lambda: Sgd(lr=0.02, momentum=0.7, clip=0.3),
+    "adam": lambda: Adam(lr=0.01, beta1=0.5, beta2=0.9, clip=0.5),
+}
+
+
+def signs_of(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+RULES: dict[str, Callable[[Cell, int], Credit]] = {
+    "kf": lambda cell, n: Kf(cell, n, signs_of()),
+    "ok-gate-3": lambda cell, n: Ok(cell, n, signs_of(), rank=3),
+    "ok-row-1": lambda cell, n: Ok(cell, n, signs_of(), rank=1, chunks="row"),
+    "ok-joint-8": lambda cell, n: Ok(cell, n, signs_of(), rank=8, chunks="joint"),
+    "tbptt-1": lambda cell, n: Tbptt(cell, n, window=1),
+    "tbptt-20": lambda cell, n: Tbptt(cell, n, window=20),
+    "tbptt-4-every-3": lambda cell, n: Tbptt(cell, n, window=4, every=3),
+}
+
+
+class Pair:
+    """A learner that has a plan, and the same one without; ticks are compared."""
+
+    def __init__(self, make: Callable[[], Learner]) -> None:
+        self.fused, self.twin = make(), make()
+
+    def step(self, frame: Frame) -> tuple[Outcome, Outcome]:
+        got = self.fused.step(frame)
+        assert self.fused._plan is not None, "no plan was found"
+        with library.switched_off():
+            truth = self.twin.step(frame)
+        live = frame.live_B & ~truth.rejected_B  # other rows mean nothing
+        near(got.prediction_BP[live], truth.prediction_BP[live])
+        near(got.loss_B, truth.loss_B)
+        for name in ("learned_B", "rejected_B", "restarted_B", "updated"):
+            mine, theirs = getattr(got, name), getattr(truth, name)
+            assert (mine is None) == (theirs is None), name
+            assert mine is None or torch.equal(mine, theirs), name
+        for mine, theirs in zip(self.fused.parameters(), self.twin.parameters(), strict=True):
+            near(mine, theirs)
+        report = self.twin.report()
+        assert self.fused.report().keys() == report.keys()
+        for name, value in self.fused.report().items():
+            # facts of idle lanes are the last ones here, meaningless there
+            if name != "gradient_norm" and not truth.learned_B.all():
+                continue
+            assert value == pytest.approx(report[name], rel=1e-3, abs=1e-4), name
+        self.fused.load_state_dict(copied(self.twin))
+        return got, truth
+
+
+def near(got: Tensor, truth: Tensor) -> None:
+    torch.testing.assert_close(got, truth, rtol=2e-5, atol=2e-5)
+
+
+def copied(learner: Learner) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+
+
+def to_classes(frame: Frame) -> Frame:
+    classes_B1 = (frame.y_BQ > -0.5).float() + (frame.y_BQ > 0.5).float()
+    return Frame(frame.x_BI, classes_B1, frame.live_B, frame.scored_B)
+
+
+@pytest.fixture
+def make(learner_of: Callable[..., Learner], kernels: library.Library) -> Callable[..., Learner]:
+    def build(kind: str, rule: str = "kf", **settings: Any) -> Learner:
+        return learner_of(kind, RULES[rule], n_lanes=3, n_units=5, dtype=torch.float32, **settings)
+
+    return build
+
+
+@pytest.fixture
+def frames(frames_of: Callable[..., list[Frame]]) -> Callable[..., list[Frame]]:
+    def build(n_ticks: int, n_targets: int = 1, idle: float = 0.25) -> list[Frame]:
+        return frames_of(
+            n_ticks, 3, n_targets=n_targets, idle=idle, unscored=0.25, dtype=torch.float32
+        )
+
+    return build
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_tick_is_the_same(kind: str, rule: str, horizon: int, make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make(kind, rule, horizon=horizon))
+    for frame in frames(10):
+        for rows in (frame.x_BI, frame.y_BQ):
+            rows[~frame.live_B] = torch.nan
+        pair.step(frame)
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_the_same(loss: str, horizon: int, make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make("gru", loss=LOSSES[loss], horizon=horizon))
+    for frame in frames(10, LOSSES[loss].n_targets):
+        if loss == "bernoulli":
+            frame.y_BQ.copy_(frame.y_BQ > 0)
+        pair.step(to_classes(frame) if loss == "cross_entropy" else frame)
+
+
+@pytest.mark.parametrize("rule", ["ok-gate-3", "tbptt-4-every-3"])
+@pytest.mark.parametrize("update", UPDATES)
+def test_every_update_is_the_same(update: str, rule: str, make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make("lstm", rule, update=UPDATES[update]))
+    for frame in frames(10):
+        pair.step(frame)
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+@pytest.mark.parametrize("rule", RULES)
+def test_bad_events_leave_their_lane_bitwise_as_it_was(
+    rule: str, horizon: int, make: Any, frames: Any
+) -> None:
+    pair = Pair(lambda: make("lstm", rule, horizon=horizon))
+    for t, frame in enumerate(frames(9, idle=0.0)):
+        frame.scored_B.fill_(True)
+        bad = t % 3 if t > 3 else None
+        if bad is not None:
+            place = frame.x_BI if t % 2 else frame.y_BQ
+            place[bad, 0] = (torch.nan, torch.inf, -2e6)[t % 3]
+        before = {k: v.clone() for k, v in pair.fused.lane_state.items()}
+        got, _ = pair.step(frame)
+        assert got.rejected_B.tolist() == [bad == lane for lane in range(3)]
+        if bad is not None and not rule.startswith("tbptt"):  # a payment settles every lane's debt
+            for name, state in pair.fused.lane_state.items():
+                assert torch.equal(state[bad], before[name][bad]), name
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+def test_a_forward_pass_that_diverges_is_refused(horizon: int, make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make("tanh", horizon=horizon))
+    for t, frame in enumerate(frames(8, idle=0.0)):
+        if t == 5:
+            for learner in (pair.fused, pair.twin):
+                learner.head.V_PF.fill_(1e30)
+        got, _ = pair.step(frame)
+        assert bool(got.rejected_B.any()) == (t >= 5)
+
+
+@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "ok-row-1", "tbptt-20"])
+def test_bad_credit_restarts_the_lane_and_the_event_counts(
+    rule: str, make: Any, frames: Any
+) -> None:
+    pair = Pair(lambda: make("gru", rule))
+    for t, frame in enumerate(frames(8, idle=0.0)):
+        frame.scored_B.fill_(True)
+        if t == 4:
+            for learner in (pair.fused, pair.twin):
+                for state in credit_of(learner).lane_state.values():
+                    if state.is_floating_point():
+                        state[1] = 1e20
+        got, _ = pair.step(frame)
+        assert got.restarted_B.tolist() == [False, t == 4, False]
+        assert got.learned_B.all()
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make("tanh", "kf", update=lambda: Sgd(lr=0.1)))
+    ticks = frames(4, idle=0.0)
+    for frame in ticks[:3]:
+        pair.step(frame)
+    ticks[3].y_BQ.fill_(9e5)  # sane, and its slope times an influence of 1e7 overflows when squared
+    for learner in (pair.fused, pair.twin):
+        learner.head.V_PF.fill_(1e14)
+        credit_of(learner).lane_state["A_BSZ"].mul_(1e5)
+    before_ZM = pair.fused.recurrence.parameters()[0].clone()
+    got, _ = pair.step(ticks[3])
+    assert got.updated is not None
+    assert not got.updated
+    assert torch.equal(pair.fused.recurrence.parameters()[0], before_ZM)
+
+
+@pytest.mark.parametrize("rule", ["kf", "tbptt-4-every-3"])
+def test_a_frozen_learner_goes_on_and_learns_nothing(rule: str, make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make("lstm", rule, horizon=2))
+    for t, frame in enumerate(frames(12)):
+        pair.fused.teaches = pair.twin.teaches = "nothing" if 3 <= t < 8 else "all"
+        before = [p.clone() for p in pair.fused.parameters()]
+        got, _ = pair.step(frame)
+        if pair.fused.teaches == "nothing":
+            assert got.updated is None
+            assert all(map(torch.equal, before, pair.fused.parameters()))
+
+
+def test_what_the_library_has_no_tick_for_is_taken_by_torch(make: Any, frames: Any) -> None:
+    """Weighted losses, and a read-out that learns alone: bitwise the step as it is written."""
+    fused, twin = make("gru", "tbptt-20"), make("gru", "tbptt-20")
+    for t, frame in enumerate(frames(9)):
+        ticked = frame
+        if t in (2, 5):
+            weight_B = torch.full_like(frame.y_BQ[:, 0], 0.5)
+            ticked = dataclasses.replace(frame, weight_B=weight_B)
+        for learner in (fused, twin):
+            learner.teaches = "readout" if t in (3, 6) else "all"
+        got = fused.step(ticked)
+        with library.switched_off():
+            truth = twin.step(ticked)
+        if t in (2, 3, 5, 6):
+            assert torch.equal(got.prediction_BP, truth.prediction_BP)
+            assert all(map(torch.equal, fused.parameters(), twin.parameters()))
+        fused.load_state_dict(copied(twin))
+
+
+@pytest.mark.parametrize("cut", [2, 6, 9])
+def test_ticks_that_the_fidelity_watches_are_taken_by_torch(
+    cut: int, learner_of: Any, kernels: Any, frames: Any
+) -> None:
+    """Two of each five; the clock is in the state, so that a resumed run takes the same ones."""
+
+    def make() -> Learner:
+        learner: Learner = learner_of("gru", RULES["kf"], n_lanes=3, dtype=torch.float32)
+        assert isinstance(learner.recurrence, Dense)
+        learner.recurrence.fidelity = Fidelity(2, every=5)
+        return learner
+
+    whole, learner = make(), make()
+    for t, frame in enumerate(frames(15)):
+        whole.step(frame)
+        assert (whole._plan is None) == (t % 5 >= 3)
+        if t == cut:
+            state = copied(learner)
+            learner = make()
+            learner.load_state_dict(state)
+        learner.step(frame)
+        assert all(map(torch.equal, whole.parameters(), learner.parameters()))
+    assert "fidelity" in whole.report()
+
+
+def credit_of(learner: Learner) -> Any:
+    assert isinstance(learner.recurrence, Dense)
+    return learner.recurrence.credit
+
+
+def test_a_ladder_may_move_between_ticks(learner_of: Any, kernels: Any, frames: Any) -> None:
+    def ladder(cell: Cell, n_lanes: int) -> Fallback:
+        generator = signs_of()
+        rungs = [Ok(cell, n_lanes, generator, rank=2), Kf(cell, n_lanes, generator)]
+        return Fallback([*rungs, Tbptt(cell, n_lanes, window=4, every=3)])
+
+    pair = Pair(lambda: learner_of("gru", ladder, n_lanes=3, dtype=torch.float32))
+    for t, frame in enumerate(frames(16)):
+        for learner in (pair.fused, pair.twin):
+            if t % 3 == 2:
+                credit_of(learner).move((0, 1, 2, 1)[t // 3 % 4])
+        if credit_of(pair.fused).owes_from_before:
+            assert torch.equal(pair.fused.step(frame).learned_B, pair.twin.step(frame).learned_B)
+            assert pair.fused._plan is None  # the gradient is not this rung's alone
+            pair.fused.load_state_dict(copied(pair.twin))
+        else:
+            pair.step(frame)
+
+
+def test_a_plan_follows_what_is_changed_between_ticks(make: Any, frames: Any) -> None:
+    pair = Pair(lambda: make("tanh"))
+    for t, frame in enumerate(frames(9)):
+        for learner in (pair.fused, pair.twin):
+            if t == 3:
+                learner.update.lr = 0.3
+            if t == 5:
+                learner.head_update = Sgd(lr=0.2)
+            if t == 7:
+                learner.reset(torch.tensor([True, False, True]))
+        pair.step(frame)
+
+
+def test_frames_of_another_kind_go_to_the_twin(make: Any, frames: Any) -> None:
+    fused, twin = make("tanh"), make("tanh")
+    for frame in frames(4):
+        odd = Frame(frame.x_BI.T.contiguous().T, frame.y_BQ, frame.live_B, frame.scored_B)
+        assert not odd.x_BI.is_contiguous()
+        got, truth = fused.step(odd), twin._step(odd)
+        assert torch.equal(got.loss_B, truth.loss_B)
+
+
+class OtherTanh(Tanh):
+    """A cell of somebody else's, which may compute anything."""
+
+
+def with_other_cell(learner_of: Any, frames_of: Any) -> Learner:
+    cell = OtherTanh(2, 3)
+    V_PF = torch.zeros(1, 6)
+    dense = Dense(cell, Kf(cell, 2, signs_of()), cell.initial_weight().float())
+    return Learner(dense, Head(3, 2, SquaredError(), V_PF), Sgd(), Sgd())
+
+
+def with_least_squares(learner_of: Any, frames_of: Any) -> Learner:
+    learner: Learner = learner_of("tanh", RULES["kf"], dtype=torch.float32)
+    head = LeastSquaresHead(3, 2, SquaredError(), learner.head.V_PF)
+    return Learner(learner.recurrence, head, learner.update, Sgd())
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    "make_learner",
+    [
+        with_other_cell,
+        with_least_squares,
+        lambda learner_of, _: learner_of("tanh", RULES["kf"]),
+        lambda learner_of, _: learner_of("tanh", Rtrl, dtype=torch.float32),
+        lambda learner_of, _: learner_of(
+            "tanh", lambda cell, n: Ok(cell, n, signs_of(), rank=17), dtype=torch.float32
+        ),
+    ],
+    ids=["other cell", "least squares", "float64", "rtrl", "rank 17"],
+)
+def test_other_parts_have_no_plan_and_learn(
+    make_learner: Any, learner_of: Any, frames_of: Any
+) -> None:
+    learner = make_learner(learner_of, frames_of)
+    dtype = learner.head.V_PF.dtype
+    before_PF = learner.head.V_PF.clone()
+    for frame in frames_of(3, dtype=dtype):
+        assert learner.step(frame).learned_B.all()
+    assert learner._plan is None
+    assert not torch.equal(learner.head.V_PF, before_PF)
+
+
+SCRIPT = """
+import hashlib, sys, torch
+from stream_rnn.cells import Lstm
+from stream_rnn.credit import Ok
+from stream_rnn.head import Head, SquaredError, initial_readout
+from stream_rnn.learner import Frame, Learner
+from stream_rnn.recurrence import Dense
+from stream_rnn.update import Adam
+
+def run():
+    g = torch.Generator().manual_seed(3)
+    cell, loss = Lstm(2, 11), SquaredError()
+    V = initial_readout(11, 2, loss, g).float()
+    rule = Ok(cell, 3, torch.Generator().manual_seed(4), rank=3)
+    dense = Dense(cell, rule, cell.initial_weight(g).float())
+    learner = Learner(dense, Head(11, 2, loss, V), Adam(), Adam(), 1)
+    digest = hashlib.sha256()
+    for _ in range(30):
+        live = torch.rand(3, generator=g) < 0.8
+        frame = Frame(torch.randn(3, 2, generator=g), torch.randn(3, 1, generator=g), live, live)
+        digest.update(learner.step(frame).prediction_BP.numpy().tobytes())
+        learner._plan._work.random_(generator=g)  # what is left there must not matter
+    for tensor in learner.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+print(run())
+"""
+
+
+def test_a_run_is_bit_identical_again_and_in_another_process(
+    kernels: library.Library, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    code = compile(SCRIPT, "script", "exec")
+    for _ in range(2):
+        exec(code, {})
+    first, second = capsys.readouterr().out.split()
+    assert first == second
+    monkeypatch.setenv("STREAM_RNN_CACHE", str(kernels.path.parents[1]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = [sys.executable, "-c", SCRIPT]
+    there = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert there.split() == [first]
+
+
+def test_a_learner_says_what_computes_it(
+    make: Any, learner_of: Any, kernels: library.Library
+) -> None:
+    name = f"native-{kernels.variant}"
+    whole = make("lstm", "tbptt-4-every-3")
+    assert whole.execution() == (name, f"native kernels ({kernels.variant}), whole ticks")
+    assert not whole.update.state  # asking changes nothing
+    alone = with_least_squares(learner_of, None)
+    assert alone.execution() == (name, f"native kernels ({kernels.variant}), the credit rule")
+    assert learner_of("lstm", Rtrl, dtype=torch.float32).execution() == ("torch", "torch")
+    assert learner_of("lstm", RULES["kf"]).execution() == ("torch", "torch")
+    with library.switched_off():
+        path, words = whole.execution()
+    assert path == "torch"
+    assert words == "torch (no native kernels: switched off)"
+
+
+def test_every_instruction_set_ticks_the_same(
+    make: Any, frames: Any, kernels: library.Library, monkeypatch: Any
+) -> None:
+    assert kernels.variant == kernels.runs[0]
+    for variant in kernels.runs:
+        monkeypatch.setattr(library, "_found", library.Library(kernels.path, variant))
+        pair = Pair(lambda: make("lstm", "ok-gate-3", horizon=1))
+        for frame in frames(10):
+            pair.step(frame)
