@@ -19,7 +19,6 @@ from benchmarks.reproduce.copy_task import CopyTask
 from benchmarks.reproduce.experiment import Experiment, Refused, Setting
 from benchmarks.reproduce.jobs import run_all
 from benchmarks.reproduce.ptb import Ptb
-from benchmarks.reproduce.rules import rule_of
 from benchmarks.reproduce.runner import Record, folder_of, prepare, read_record, run
 from benchmarks.reproduce.table import write
 
@@ -77,10 +76,10 @@ def main(
     try:
         setting = EXPERIMENTS[name].sizes[size].lasting(updates)
         chosen = tuple(rules.split(",")) if rules else setting.rules
-        full = [rule_of(rule, setting).name for rule in chosen]
         which = seeds_of(seeds) if seeds else setting.seeds
         out = (out or Path("out/reproduce") / f"{name}-{size}").absolute()
         experiment = EXPERIMENTS[name](data)
+        full = [experiment.rule(rule, setting).name for rule in chosen]
         pairs = [(rule, seed) for seed in which for rule in dict.fromkeys(full)]
         if worker or jobs == 1:
             is_complete = _here(experiment, setting, pairs, out, device, save_every_s)

@@ -310,6 +310,7 @@ class Adaptive(Experiment):
         if data is not None:
             raise Refused(f"--data: this task makes its own data, got {data}; leave it out")
 
+    @override
     def rule(self, name: str, setting: Setting) -> Windowed:
         return windowed(name)
 
@@ -318,6 +319,7 @@ class Adaptive(Experiment):
         assert isinstance(setting, Layered)
         return StreamTrial(setting, rule, self.memory, seed, device)
 
+    @override
     def caption(self, setting: Setting) -> str:
         assert isinstance(setting, Layered)
         return (
@@ -328,6 +330,7 @@ class Adaptive(Experiment):
             "stream, a loss over K .. 2K - 1 events, one update in K."
         )
 
+    @override
     def notes(self, records: Sequence[Record]) -> list[str]:
         """The windows: the mean over the run of each seed, and the last."""
         lines = []

@@ -228,6 +228,7 @@ class AddTask(Experiment):
         if data is not None:
             raise Refused(f"--data: the add task makes its own data, got {data}; leave it out")
 
+    @override
     def rule(self, name: str, setting: Setting) -> Variant:
         return variant_of(name)
 
@@ -235,6 +236,7 @@ class AddTask(Experiment):
     def start(self, setting: Setting, rule: str, seed: int, device: str) -> Trial:
         return AddTrial(setting, rule, seed, device)
 
+    @override
     def caption(self, setting: Setting) -> str:
         T = PARTS * setting.window
         return (
@@ -245,6 +247,7 @@ class AddTask(Experiment):
             f"fptt and regularizer: alpha {ALPHA}, beta {BETA}."
         )
 
+    @override
     def notes(self, records: Sequence[Record]) -> list[str]:
         """When each seed was solved, the mean over the last 5 % as in the logs, and with W's mean.
 

@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from benchmarks.reproduce.experiment import (
     Experiment,
+    Named,
     Point,
     Published,
     Refused,
@@ -30,6 +31,7 @@ from benchmarks.reproduce.experiment import (
     Trial,
 )
 from benchmarks.reproduce.network import generator_of, network
+from benchmarks.reproduce.rules import rule_of
 from stream_rnn.learner import Frame
 
 SYMBOLS, BEGIN, BLANK = 4, 2, 3
@@ -183,6 +185,10 @@ class CopyTask(Experiment):
     def __init__(self, data: Path | None) -> None:
         if data is not None:
             raise Refused(f"--data: the copy task makes its own data, got {data}; leave it out")
+
+    @override
+    def rule(self, name: str, setting: Setting) -> Named:
+        return rule_of(name, setting)
 
     @override
     def start(self, setting: Setting, rule: str, seed: int, device: str) -> Trial:

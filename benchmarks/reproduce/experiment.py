@@ -8,17 +8,30 @@ same data) and at equal updates.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from torch import Tensor
 
 from stream_rnn.learner import Learner
 
+if TYPE_CHECKING:
+    from benchmarks.reproduce.runner import Record
+
 Point = dict[str, float]
 """One record of a run: `ticks`, `updates`, and what the experiment measures."""
+
+
+class Named(Protocol):
+    """What a run must know of its rule: the full name, and ticks to an update."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def every(self) -> int: ...
 
 
 class Refused(Exception):
@@ -30,7 +43,7 @@ class Setting:
     """Everything that decides the figures of a run, besides its rule and its seed.
 
     Attributes:
-        units: N of the recurrent highway network.
+        units: N of the recurrent network, of each layer.
         lanes: B.
         lr: learning rate of Adam, for the recurrence and for the read-out.
         clip: largest norm of the recurrence's gradient; None: no limit.
@@ -118,6 +131,7 @@ class Experiment(ABC):
         digits: of the metric in the table.
         sizes: "small" and "full".
         published: by size.
+        also_drawn: other entries of a `Point` that get a picture each, and what they are in words.
     """
 
     title: ClassVar[str]
@@ -126,10 +140,27 @@ class Experiment(ABC):
     digits: ClassVar[int]
     sizes: ClassVar[Mapping[str, Setting]]
     published: ClassVar[Mapping[str, tuple[Published, ...]]]
+    also_drawn: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def __init__(self, data: Path | None) -> None: ...
 
     @abstractmethod
+    def rule(self, name: str, setting: Setting) -> Named:
+        """The rule called `name`; raises Refused with what is known."""
+
+    @abstractmethod
     def start(self, setting: Setting, rule: str, seed: int, device: str) -> Trial:
         """A fresh trial, the same for the same arguments."""
+
+    def caption(self, setting: Setting) -> str:
+        """What was run and what an update is, above the table."""
+        return (
+            f"RHN {setting.units}, {setting.lanes} lanes, Adam {setting.lr:.2e}, "
+            f"clip {setting.clip or 'none'}, one update per tick (one event in each lane) but for "
+            "tbptt-lock-n, which makes one in n ticks."
+        )
+
+    def notes(self, records: Sequence[Record]) -> list[str]:
+        """Lines below the table, from the whole curves."""
+        return []

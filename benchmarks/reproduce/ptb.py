@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from benchmarks.reproduce.experiment import (
     Experiment,
+    Named,
     Point,
     Published,
     Refused,
@@ -30,6 +31,7 @@ from benchmarks.reproduce.experiment import (
     Trial,
 )
 from benchmarks.reproduce.network import network
+from benchmarks.reproduce.rules import rule_of
 from stream_rnn.learner import Frame, Learner
 from stream_rnn.recurrence import Dense
 
@@ -208,6 +210,10 @@ class Ptb(Experiment):
         if data is None:
             raise Refused("--data PATH is needed: the folder or zip file with ptb.train.txt")
         self._text = read(data)
+
+    @override
+    def rule(self, name: str, setting: Setting) -> Named:
+        return rule_of(name, setting)
 
     @override
     def start(self, setting: Setting, rule: str, seed: int, device: str) -> Trial:

@@ -22,7 +22,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from benchmarks.reproduce.experiment import Experiment, Point, Refused, Setting, Trial
-from benchmarks.reproduce.rules import rule_of
 
 RECORD = "record"  # the key of the header
 
@@ -88,7 +87,7 @@ def run(
 
     `tell(record, goal in ticks)` is called with every new point of the curve.
     """
-    rule = rule_of(rule_name, setting)
+    rule = experiment.rule(rule_name, setting)
     folder = folder_of(out, rule.name, seed)
     trial = experiment.start(setting, rule_name, seed, device)
     fresh = Record(rule.name, seed, setting.identity(), device, rule.every)

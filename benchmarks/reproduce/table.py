@@ -64,9 +64,7 @@ def markdown(experiment: Experiment, setting: Setting, size: str, records: Seque
     lines = [
         f"## {experiment.title}, {size}",
         "",
-        f"{experiment.label}. RHN {setting.units}, {setting.lanes} lanes, Adam {setting.lr:.2e}, "
-        f"clip {setting.clip or 'none'}, one update per tick (one event in each lane) but for "
-        "tbptt-lock-n, which makes one in n ticks.",
+        f"{experiment.label}. {experiment.caption(setting)}",
         "",
         "| Updates | Rule | Compared at | Every seed | Mean | SD |",
         "|---|---|---|---|---|---|",
@@ -81,6 +79,8 @@ def markdown(experiment: Experiment, setting: Setting, size: str, records: Seque
             f"| {row['at']:,} | {row['rule']} | {row['compared']} | {each} "
             f"| {row['mean']:.{digits}f} | {spread} |"
         )
+    for note in experiment.notes(records):
+        lines += ["", note]
     lines += ["", "Processor time: " + "; ".join(_times(records)) + "."]
     return "\n".join(lines) + "\n"
 
@@ -94,15 +94,25 @@ def write(
     found = rows(experiment, setting, size, records)
     (out / "table.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     draw(experiment, setting, size, records, out / "plot.png")
+    for metric, label in experiment.also_drawn.items():
+        draw(experiment, setting, size, records, out / f"plot-{metric}.png", metric, label)
     return text
 
 
 def draw(
-    experiment: Experiment, setting: Setting, size: str, records: Sequence[Record], path: Path
+    experiment: Experiment,
+    setting: Setting,
+    size: str,
+    records: Sequence[Record],
+    path: Path,
+    metric: str | None = None,
+    label: str | None = None,
 ) -> None:
-    """A thin line for every seed, over events and over updates."""
+    """A thin line for every seed, over events and over updates; of another metric where given."""
     from matplotlib.figure import Figure
 
+    others = () if metric else experiment.published.get(size, ())
+    metric, label = metric or experiment.metric, label or experiment.label
     rules = list(dict.fromkeys(record.rule for record in records))
     is_locked = any(record.every > 1 for record in records)
     keys = EQUAL if is_locked else EQUAL[1:]
@@ -110,27 +120,36 @@ def draw(
     for panel, (key, name) in enumerate(keys):
         axes: Axes = figure.add_subplot(1, len(keys), panel + 1)
         for record in records:
-            color = COLORS[rules.index(record.rule) % len(COLORS)]
+            color, style = _look(rules.index(record.rule))
             shown = [p for p in record.points if p[key] <= setting.updates]
             axes.plot(
                 [p[key] for p in shown],
-                [p[experiment.metric] for p in shown],
+                [p[metric] for p in shown],
                 color=color,
+                linestyle=style,
                 linewidth=0.9,
                 alpha=0.8,
             )
         for rule in rules:  # one entry each, whatever the number of seeds
-            axes.plot([], [], color=COLORS[rules.index(rule) % len(COLORS)], label=rule)
-        for published in experiment.published.get(size, ()):
+            color, style = _look(rules.index(rule))
+            axes.plot([], [], color=color, linestyle=style, label=rule)
+        for published in others:
             for mark, values in published.values.items():
                 if mark <= setting.updates:
                     axes.plot([mark] * len(values), values, "k_", markersize=9)
+        if others:
             axes.plot([], [], "k_", label="published")
         axes.set_xlabel("ticks (one event in each lane)" if key == "ticks" else "updates")
-        axes.set_ylabel(experiment.label)
+        axes.set_ylabel(label)
         axes.set_title(f"{experiment.title}, {size}: {name if is_locked else 'every seed'}")
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
+
+
+def _look(index: int) -> tuple[str, str]:
+    """Color and line style of the rule with that number."""
+    again, color = divmod(index, len(COLORS))
+    return COLORS[color], ("-", "--", ":")[again % 3]
 
 
 def _summary(values: Sequence[float]) -> dict[str, float | None]:

@@ -25,7 +25,8 @@ from benchmarks.reproduce.adaptive import (
     windowed,
 )
 from benchmarks.reproduce.experiment import Point, Refused
-from benchmarks.reproduce.runner import Record
+from benchmarks.reproduce.runner import Record, run
+from benchmarks.reproduce.table import write
 from stream_rnn.cells import Lstm
 from stream_rnn.credit import AdaptiveTbptt, Tbptt
 from stream_rnn.recurrence import Stack
@@ -199,3 +200,27 @@ def test_the_full_size_is_the_published_net() -> None:
 def test_data_are_refused() -> None:
     with pytest.raises(Refused, match="makes its own data"):
         Adaptive(Path("somewhere"))
+
+
+def test_a_run_that_was_cut_ends_with_the_same_figures(tmp_path: Path) -> None:
+    setting = replace(TINY, lanes=16, updates=260, record_every=20, marks=(260,))
+    experiment = AdaptiveVaried(None)
+    whole = run(experiment, setting, "adaptive-0.5", 0, tmp_path / "whole")
+    for length in (90, 80):
+        ticks = iter(range(length))
+        stop = lambda t=ticks: next(t, None) is None  # noqa: E731
+        run(experiment, setting, "adaptive-0.5", 0, tmp_path / "cut", stop=stop)
+    cut = run(experiment, setting, "adaptive-0.5", 0, tmp_path / "cut")
+    assert cut.points == whole.points
+    assert {point["window"] for point in cut.points} != {15}
+
+
+def test_the_table_and_both_pictures_are_written(tmp_path: Path) -> None:
+    setting = replace(TINY, updates=20, record_every=10, marks=(10, 20))
+    rules = ("tbptt-5", "adaptive-0.5")
+    records = [run(Adaptive(None), setting, rule, 0, tmp_path) for rule in rules]
+    text = write(Adaptive(None), setting, "small", records, tmp_path)
+    assert "LSTM 1 x 4, 3 lanes, Adam 5.00e-03" in text
+    assert "- adaptive-0.5: mean K 15.0; last 15." in text
+    for name in ("plot.png", "plot-window.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

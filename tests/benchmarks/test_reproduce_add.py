@@ -17,7 +17,8 @@ from benchmarks.reproduce.add_task import (
     variant_of,
 )
 from benchmarks.reproduce.experiment import Point, Refused
-from benchmarks.reproduce.runner import Record
+from benchmarks.reproduce.runner import Record, run
+from benchmarks.reproduce.table import write
 from stream_rnn.update import Adam, Fptt
 
 SMALL = replace(AddTask.sizes["small"], units=5, lanes=4, window=2)
@@ -170,3 +171,23 @@ def test_what_cannot_be_run_is_refused() -> None:
         variant_of("kf")
     with pytest.raises(Refused, match="makes its own data"):
         AddTask(Path("somewhere"))
+
+
+@pytest.mark.parametrize("rule", list(VARIANTS))
+def test_a_run_that_was_cut_ends_with_the_same_figures(rule: str, tmp_path: Path) -> None:
+    setting = replace(SMALL, updates=6, record_every=2, marks=(6,))
+    whole = run(AddTask(None), setting, rule, 0, tmp_path / "whole")
+    ticks = iter(range(3))
+    run(AddTask(None), setting, rule, 0, tmp_path / "cut", stop=lambda: next(ticks, None) is None)
+    cut = run(AddTask(None), setting, rule, 0, tmp_path / "cut")
+    assert cut.points == whole.points
+    assert [point["ticks"] for point in cut.points] == [2, 4, 6]
+
+
+def test_the_table_says_what_was_run(tmp_path: Path) -> None:
+    setting = replace(SMALL, updates=2, record_every=1, marks=(1, 2))
+    records = [run(AddTask(None), setting, rule, 0, tmp_path) for rule in ("fptt", "bptt")]
+    text = write(AddTask(None), setting, "small", records, tmp_path)
+    assert "T = 20, LSTM 5, Adam 3.00e-03" in text
+    assert "| 2 | bptt | equal events and updates |" in text
+    assert "- fptt: batches until below 0.05: never" in text
