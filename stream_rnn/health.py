@@ -19,6 +19,8 @@ REASONS = ("unsound", "noise", "slow", "lag")  # to go down; in the order of the
 CALM = "calm"  # the one reason to go up
 MOST_PATIENCE = 128  # halved below: the wait doubles up to 64 times
 
+LONGEST = 1_000_000_000  # ticks; nobody waits longer on purpose
+
 
 class Governor:
     """Moves down when the rule in use is unhealthy, back up when it has been calm for long enough.
@@ -66,6 +68,8 @@ class Governor:
         for name, value in (counts | {"every": every, "readings": readings}).items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+            if value > LONGEST:
+                raise ValueError(f"{name} must be at most {LONGEST}, got {value}")
         self._limits = {
             "noise": noise_limit,
             "slow": tick_budget_us,

@@ -8,6 +8,7 @@ shapes, no autograd. Selection is `torch.where`, so that a bad lane can never to
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -178,7 +179,10 @@ class Learner:
         rejected_B = frame.live_B & ~live_B
 
         lesson = self.head.loss(o_BP, frame.y_BQ, scored_B, weight_B)
-        gradients, _ = self.recurrence.learn(lesson.dL_dh_BN, ready_B)
+        dL_dh_BN = lesson.dL_dh_BN
+        if self.teaches != "all":  # or a locked window would teach it later
+            dL_dh_BN = torch.zeros_like(dL_dh_BN)
+        gradients, _ = self.recurrence.learn(dL_dh_BN, ready_B)
         healthy_B = self.recurrence.healthy()
         updated = self._update(gradients, lesson.gradients, scored_B, healthy_B)
         if self.head.owns_update and self.teaches != "nothing":
@@ -241,11 +245,15 @@ class Learner:
         self.recurrence.settle(updated)
         return updated
 
-    def pay(self, lanes_B: Tensor) -> None:
+    def pay(self, lanes_B: Tensor) -> Outcome | None:
         """Let an update-locked window pay now what it owes for the marked lanes; synchronizes.
 
         To be called before they are reset, which would forfeit it (docs/algorithms.md 9.4). Locks
         are counted in ticks, so ticks without events bring the payment; no lane moves.
+
+        Returns:
+            The outcome of the tick that paid: credit that came out unsound is in `restarted_B`, an
+            update that was refused is not `updated`. None: nothing was owed.
 
         Raises:
             RuntimeError: the credit rule does not pay.
@@ -258,10 +266,11 @@ class Learner:
             nobody_B,
             nobody_B,
         )
+        outcome = None
         for _ in range(LONGEST_LOCK):
             if not bool((owed_B & lanes_B).any()):
-                return
-            self.step(idle)
+                return outcome
+            outcome = dataclasses.replace(self.step(idle), restarted_B=~self.recurrence.healthy())
         raise RuntimeError(
             f"the credit rule still owes losses after {LONGEST_LOCK} ticks without events; "
             "a locked rule must pay after a number of ticks, not of events"
@@ -271,9 +280,10 @@ class Learner:
     def evaluation_weights(self) -> Iterator[None]:
         """Predict with the updates' running means, where they keep one; nothing is taught inside.
 
-        Hidden states go on as in any step that teaches nothing. On leaving, an exception included,
-        all parameters are bitwise as they were.
+        What an update-locked window owes is paid first. Hidden states go on as in any step that
+        teaches nothing. On leaving, an exception included, all parameters are bitwise as they were.
         """
+        self.pay(torch.ones_like(self._waiting["owed_B"]))
         pairs = [
             (param, mean)
             for params, update in (

@@ -58,6 +58,15 @@ def test_many_lanes_on_a_cpu_get_element_wise_units() -> None:
     assert any("64 lanes learn exactly" in line for line in job.banner)
 
 
+@pytest.mark.parametrize(
+    "given", [{"credit": {"kind": "ok"}}, {"fallback": [{"kind": "tbptt", "window": 4}]}]
+)
+def test_many_lanes_get_a_gated_cell_where_a_rule_is_wanted(given: dict[str, Any]) -> None:
+    found = chosen(given, lanes=64)
+    assert found["cell"] == {"kind": "lstm", "units": 32}
+    assert found["credit"]["kind"] == "ok"
+
+
 def test_a_list_of_cells_is_a_stack_with_a_ladder_in_each_layer() -> None:
     cells = [{"kind": "gru", "units": 5}, {"kind": "lru", "units": 3}, {"kind": "tanh", "units": 4}]
     job = job_of({"cell": cells, "fallback": [{"kind": "tbptt", "window": 3}, "frozen"]})
@@ -119,7 +128,7 @@ def test_probing_the_fidelity_makes_no_other_model() -> None:
         ({"optimizer": {"kind": "fptt"}}, "[learner] optimizer 'inner' is missing"),
         (
             {"optimizer": {"kind": "fptt", "inner": {"kind": "adam", "lr": -1.0}}},
-            "[learner] optimizer inner lr must be positive, got -1.0",
+            "[learner] optimizer inner lr must be positive and finite, got -1.0",
         ),
         ({"optimizer": {"kind": "fptt", "inner": 3}}, "[learner] optimizer inner: expected object"),
         ({"optimizer": {"kind": "adam", "inner": {"kind": "sgd"}}}, "[learner] optimizer"),
@@ -133,6 +142,33 @@ def test_probing_the_fidelity_makes_no_other_model() -> None:
             "[learner] fallback: 'readout' stands above tbptt; name the rules first",
         ),
         ({"fidelity": {"window": 9, "every": 3}}, "[learner] fidelity every must be at least"),
+        ({"cell": {"kind": "gru"}}, "[learner] cell 'units' is missing (units = 32)"),
+        (
+            {"cell": {"kind": "gru", "units": 4, "n_units": 5}},
+            "[learner] cell unknown key 'n_units'; did you mean 'units'?",
+        ),
+        ({"cell": {"kind": "gru", "units": 2**62}}, "[learner] the model cannot be built"),
+        ({"credit": {"kind": "exact"}}, "[learner] credit: unknown kind 'exact' (known: rtrl,"),
+        ({"fallback": {}}, "[learner] fallback: a rung without a kind: {}"),
+        ({"fallback": ["readout", {"window": 3}]}, "[learner] fallback: a rung without a kind"),
+        ({"fallback": ""}, "[learner] fallback: below the credit rules there may be"),
+        ({"head_optimizer": {}}, "[learner] head_optimizer: kind is missing"),
+        ({"threads": 10**6}, "[learner] threads must be in 1..1024, got 1000000"),
+        ({"device": "meta"}, "[learner] device = 'meta' cannot be used"),
+        ({"governor": {"trips": 10**19}}, "[learner] governor trips"),
+        (
+            {"optimizer": {"kind": "fptt", "inner": {"kind": "fptt", "inner": {"kind": "sgd"}}}},
+            "[learner] optimizer inner: an update around another one cannot be wrapped itself",
+        ),
+        ({"optimizer": {"kind": "adam", "lr": float("inf")}}, "lr must be positive and finite"),
+        (
+            {"cell": {"kind": "rtu", "units": 3, "max_phase": 1e308}},
+            "[learner] cell max_phase must be in (0, 2 pi]",
+        ),
+        (
+            {"cell": {"kind": "rtu", "units": 3}, "fidelity": {"windows": 9}},
+            "[learner] fidelity unknown key 'windows'",
+        ),
         ({"fidelity": {"windows": 9}}, "[learner] fidelity unknown key 'windows'"),
     ],
 )

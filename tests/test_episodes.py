@@ -266,3 +266,17 @@ def test_ends_do_not_depend_on_the_size_of_a_poll(size: int) -> None:
     assert got == expected
     assert one.step < 40  # several events in a tick, really
     assert different(tensors(one), tensors(two)) == []
+
+
+def test_credit_that_comes_out_unsound_at_an_episodes_end_is_told() -> None:
+    """Where no episode is as long as the lock, every payment is made there."""
+    told = []
+    running = engine("regression", learner=LOCKED)
+    running.on_tick = told.append
+    for n in range(8):
+        if n == 5:
+            running.learner.lane_state["credit.u_BTM"][0] = math.nan
+        feed(running, [event(n, id="a", done=n in (2, 5))])
+    assert [tick.restarted for tick in told] == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
+    # ticks without a loss of their own: the first target has no scale yet, and the two payments
+    assert [t for t, tick in enumerate(told) if not tick.learned] == [0, 3, 7]

@@ -147,3 +147,42 @@ def test_where_nothing_is_taught_debts_go_nowhere_and_paying_ends(
     learner.teaches = "nothing"
     learner.pay(ALL)
     assert torch.equal(learner.parameters()[0], W_ZM)
+
+
+@pytest.mark.parametrize("n_evaluated", [2, 7])
+def test_evaluating_teaches_nothing_and_forgets_nothing_that_is_owed(
+    n_evaluated: int, learner_of: LearnerOf, frames_of: FramesOf
+) -> None:
+    """Bitwise the parameters of a learner that paid first and for which those ticks had no loss."""
+    learner, judge = (learner_of("gru", locked, update=plain) for _ in range(2))
+    frames = frames_of(20)
+    for frame in frames[:3]:
+        learner.step(frame)
+        judge.step(frame)
+    judge.pay(ALL)
+    with learner.evaluation_weights():
+        for frame in frames[3 : 3 + n_evaluated]:
+            learner.step(frame)
+    for frame in frames[3 : 3 + n_evaluated]:
+        judge.step(Frame(frame.x_BI, frame.y_BQ, frame.live_B, torch.zeros_like(frame.scored_B)))
+    for frame in frames[3 + n_evaluated :]:
+        learner.step(frame)
+        judge.step(frame)
+    assert all(map(torch.equal, learner.parameters(), judge.parameters()))
+
+
+def test_what_became_of_the_payment_is_told(learner_of: LearnerOf, frames_of: FramesOf) -> None:
+    learner = learner_of("gru", locked, update=plain)
+    assert learner.pay(ALL) is None
+    for frame in frames_of(3):
+        learner.step(frame)
+    outcome = learner.pay(ALL)
+    assert outcome is not None
+    assert outcome.updated
+    assert not outcome.restarted_B.any()
+    for frame in frames_of(3):
+        learner.step(frame)
+    learner.lane_state["credit.u_BTM"][1] = torch.nan
+    outcome = learner.pay(ALL)
+    assert outcome is not None
+    assert outcome.restarted_B.tolist() == [False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -142,11 +143,13 @@ def test_a_state_of_other_parameters_is_refused() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (Adam, {"lr": 0.0}, "lr must be positive, got 0.0"),
+        (Adam, {"lr": math.inf}, "lr must be positive and finite, got inf"),
+        (Adam, {"eps": math.inf}, "eps must be positive and finite, got inf"),
+        (Adam, {"lr": 0.0}, "lr must be positive and finite, got 0.0"),
         (Sgd, {"clip": -1.0}, "clip must be positive, or 0 for no limit, got -1.0"),
         (Sgd, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         (Adam, {"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1.0"),
-        (Adam, {"eps": 0.0}, "eps must be positive, got 0.0"),
+        (Adam, {"eps": 0.0}, "eps must be positive and finite, got 0.0"),
         (Fptt, {"inner": Sgd(), "alpha": 0.0}, "alpha must be positive and finite, got 0.0"),
         (Fptt, {"inner": Sgd(), "beta": 0.0}, r"beta must be in \(0, 1\], got 0.0"),
     ],
@@ -154,3 +157,11 @@ def test_a_state_of_other_parameters_is_refused() -> None:
 def test_senseless_settings_are_refused(kind: Any, settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(**settings)
+
+
+@pytest.mark.parametrize("clip", [None, 0.0, math.inf])
+def test_no_limit_is_no_limit(clip: float | None) -> None:
+    """An infinite one would turn the scale into 0 times infinity."""
+    param, grad = torch.ones(3), torch.full((3,), 1e6)
+    assert Sgd(lr=0.5, clip=clip).step([param], [grad], torch.tensor(True))
+    assert torch.equal(param, 1 - 0.5 * grad)

@@ -156,7 +156,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "too many units": (changed("units = 4", "units = 10000000"), ["[learner]", "fewer units"]),
     "learning rate": (
         changed("[state]", "optimizer = { kind = 'adam', lr = -1.0 }\n[state]"),
-        ["[learner] optimizer lr must be positive, got -1.0"],
+        ["[learner] optimizer lr must be positive and finite, got -1.0"],
     ),
     "rule without kind": (changed('kind = "rtrl"', ""), ["[learner] credit: kind is missing"]),
     "explicit and incomplete": (

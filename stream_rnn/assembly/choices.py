@@ -44,7 +44,10 @@ def choose(
         why.append(reason)
         return default
 
-    chosen: dict[str, Any] = {"cell": pick("cell", plan.cell, *_cell(device, n_lanes))}
+    rungs = plan.fallback if isinstance(plan.fallback, list) else [plan.fallback]
+    wants_a_rule = plan.credit is not None or any(isinstance(rung, dict) for rung in rungs)
+    default = _cell(device, n_lanes, wants_a_rule)
+    chosen: dict[str, Any] = {"cell": pick("cell", plan.cell, *default)}
     layers = network.layers_of(chosen["cell"])
     is_exact = not any(network.needs_credit(table) for table in layers)
     if is_exact and plan.credit is not None:
@@ -55,21 +58,23 @@ def choose(
         chosen["credit"] = EXACT
     else:
         multiply_adds = network.exact_cost(layers, n_inputs)
-        default = _credit(device, None if multiply_adds is None else multiply_adds * n_lanes)
-        chosen["credit"] = pick("credit", plan.credit, *default)
+        rule = _credit(device, None if multiply_adds is None else multiply_adds * n_lanes)
+        chosen["credit"] = pick("credit", plan.credit, *rule)
     chosen["optimizer"] = pick(
         "optimizer",
         plan.optimizer,
         {"kind": "adam", "lr": 0.001},
         "Adam, lr 0.001, gradients clipped to norm 1",
     )
-    chosen["head_optimizer"] = plan.head_optimizer or chosen["optimizer"]
+    chosen["head_optimizer"] = plan.head_optimizer
+    if plan.head_optimizer is None:
+        chosen["head_optimizer"] = chosen["optimizer"]
     chosen["fallback"] = _ladder(plan, kind, is_exact, why)
     return chosen, why
 
 
-def _cell(device: str, n_lanes: int) -> tuple[Any, str]:
-    if device == "cpu" and n_lanes > FEW_LANES:
+def _cell(device: str, n_lanes: int, wants_a_rule: bool) -> tuple[Any, str]:
+    if device == "cpu" and n_lanes > FEW_LANES and not wants_a_rule:
         linear = {"kind": "rtu", "units": 32, "activation": "linear"}
         return [linear, {"kind": "feedforward", "units": 32}], (
             f"32 pairs of trace units under a tanh layer: {n_lanes} lanes learn exactly at about "
@@ -110,9 +115,12 @@ def _ladder(
             "read-out alone"
         )
         return ["readout", "frozen"] if is_exact else [dict(WINDOW), "readout", "frozen"]
-    if not fallback:
+    if fallback is False:
         return []
     rungs = fallback if isinstance(fallback, list) else [fallback]
+    for rung in rungs:
+        if isinstance(rung, dict) and not isinstance(rung.get("kind"), str):
+            raise ConfigError(f"[learner] fallback: a rung without a kind: {rung!r}")
     for above, below in pairwise(rungs):
         if isinstance(above, str) and not isinstance(below, str):
             raise ConfigError(

@@ -19,6 +19,7 @@ from stream_rnn.assembly.choices import EXACT, choose, spelled
 from stream_rnn.assembly.settings import LearnerTable
 from stream_rnn.config import ConfigError
 from stream_rnn.credit import Fallback
+from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.health import Governor
 from stream_rnn.ladder import Ladder
 from stream_rnn.learner import Learner
@@ -61,7 +62,7 @@ def assemble(
     """Build the model; `seed` goes before the plan's, where given. Raises ConfigError."""
     try:
         return _assembled(plan, kind, task, n_lanes, plan.seed if seed is None else seed)
-    except (RuntimeError, MemoryError, OverflowError) as error:  # torch: no room for the tensors
+    except (RuntimeError, MemoryError, OverflowError, TypeError) as error:  # no room for tensors
         first = str(error).partition("\n")[0]
         raise ConfigError(
             f"[learner] the model cannot be built: {first}; use fewer units, lanes or a shorter "
@@ -79,11 +80,14 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
 
     rules = [rung for rung in chosen["fallback"] if not isinstance(rung, str)]
     below = [rung for rung in chosen["fallback"] if isinstance(rung, str)]
-    is_exact = chosen["credit"] == EXACT
+    is_exact = chosen["credit"] is EXACT
+    fidelity = None if plan.fidelity is False else {} if plan.fidelity is True else plan.fidelity
+    if fidelity is not None:
+        config.build("[learner] fidelity", fidelity, Fidelity)  # sound, even if nobody needs it
     net = network.build(
         chosen["cell"],
         [] if is_exact else [chosen["credit"], *rules],
-        None if plan.fidelity is False else {} if plan.fidelity is True else plan.fidelity,
+        fidelity,
         has_ladder=bool(chosen["fallback"]),
         n_inputs=task.inputs,
         n_lanes=n_lanes,
@@ -137,6 +141,8 @@ def _update(place: str, table: Mapping[str, Any]) -> Update:
     if "inner" not in table or "inner" not in takes:
         return network.named(place, table, UPDATES, Update)
     inner = config.convert(f"{place} inner", table["inner"], dict[str, Any])
+    if "inner" in inner:
+        raise ConfigError(f"{place} inner: an update around another one cannot be wrapped itself")
     rest = {name: value for name, value in table.items() if name != "inner"}
     return network.named(place, rest, UPDATES, Update, inner=_update(f"{place} inner", inner))
 
@@ -179,8 +185,8 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).tolist()  # "meta" holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
         raise ConfigError(f"[learner] device = {name!r} cannot be used: {first}") from None
     return device

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -45,7 +46,10 @@ class Generators:
 
 def layers_of(cell: Table | Sequence[Table]) -> list[Table]:
     """`cell = {...}` is one layer, `cell = [{...}, {...}]` several, the lowest first."""
-    return [cell] if isinstance(cell, Mapping) else list(cell)
+    tables = [cell] if isinstance(cell, Mapping) else list(cell)
+    if not tables:
+        raise ConfigError("[learner] cell is an empty list: name at least one layer")
+    return tables
 
 
 def needs_credit(table: Table) -> bool:
@@ -96,15 +100,13 @@ def build(
         device: where it lives.
     """
     tables = layers_of(cell)
-    if not tables:
-        raise ConfigError("[learner] cell is an empty list: name at least one layer")
     layers: list[Recurrence] = []
     ladders: list[Fallback] = []
     for i, table in enumerate(tables):
         place = "[learner] cell" if len(tables) == 1 else f"[learner] cell, layer {i}"
         width = layers[-1].width if layers else n_inputs
         target = _layer_class(place, table)
-        named = {"n_units" if k == "units" else k: v for k, v in table.items()}
+        named = _in_our_words(place, table, target)
         if issubclass(target, Recurrence):
             given = {"generator": generators.weights, "dtype": dtype, "device": device}
             layers.append(
@@ -128,6 +130,18 @@ def build(
 def named(place: str, table: Table, names: Mapping[str, type[T]], base: type[T], **given: Any) -> T:
     """A rule or an update: one of ours by name, or "module:Class"."""
     return config.build(place, table, class_of(place, table, names, base), **given)
+
+
+def _in_our_words(place: str, table: Table, target: type[Any]) -> Table:
+    """What people call `units` is `n_units` in the code."""
+    parameters = inspect.signature(target).parameters
+    if "n_units" not in parameters:
+        return table
+    if "n_units" in table:
+        raise ConfigError(f"{place} unknown key 'n_units'; did you mean 'units'?")
+    if "units" not in table and table.keys() <= {"kind", *parameters}:
+        raise ConfigError(f"{place} 'units' is missing (units = 32)")
+    return {"n_units" if name == "units" else name: value for name, value in table.items()}
 
 
 def _rule(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Generator) -> Credit:

@@ -10,6 +10,8 @@ from stream_rnn import config
 from stream_rnn.config import ConfigError
 from stream_rnn.lanes import Batching
 
+MOST_THREADS = 1024  # torch starts them all, and dies of too many
+
 TABLES = {
     "source": "table",
     "codec": "table",
@@ -139,7 +141,8 @@ class LearnerTable:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        _require(self, 1, "threads")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads must be in 1..{MOST_THREADS}, got {self.threads}")
         if not 0 <= self.seed < 2**63 - 1:
             raise ValueError(f"seed must be in 0..2**63-2, got {self.seed}")
 

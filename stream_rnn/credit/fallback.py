@@ -178,6 +178,11 @@ class Fallback(Credit):
             )
         self.level = level
         owed_ZM = state.get("owed_ZM")
+        if owed_ZM is not None and owed_ZM.shape != self.cell.weight_shape:
+            raise ValueError(
+                f"credit state 'owed_ZM': expected {self.cell.weight_shape}, "
+                f"got {tuple(owed_ZM.shape)}"
+            )
         self._owed_ZM = None if owed_ZM is None else owed_ZM.clone()
         self._handed_ZM = None
 

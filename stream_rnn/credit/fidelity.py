@@ -50,6 +50,7 @@ class Fidelity:
         self._ticks = 0
         self._kept: list[_Tick] = []
         self._cosine: Tensor | None = None
+        self._was_locked = False
 
     @property
     def records_next(self) -> bool:
@@ -82,15 +83,25 @@ class Fidelity:
         self._ticks += 1
         if is_recorded:
             self._kept.append(_Tick(_copied(lin), live_B.clone()))
+        was_locked, self._was_locked = self._was_locked, gradient_ZM is None
         if self._ticks < self.every:
             return
-        if gradient_ZM is not None and len(self._kept) == self.window:  # or it was resumed within
+        # a payment holds the losses of several ticks; and it may have been resumed within
+        is_comparable = (
+            gradient_ZM is not None and not was_locked and len(self._kept) == self.window
+        )
+        if gradient_ZM is not None and is_comparable:
             reference_ZM = _carried_back(self._kept, q_BS)
             if mask_ZM is not None:
                 reference_ZM = torch.where(mask_ZM, reference_ZM, 0.0)
             self._compare(gradient_ZM, reference_ZM)
         self._kept.clear()
         self._ticks = 0
+
+    def reset(self, lanes_B: Tensor) -> None:
+        """The marked lanes (bool) start anew: what they did before is not to blame any more."""
+        for tick in self._kept:
+            tick.live_B.logical_and_(~lanes_B.to(tick.live_B.device))
 
     def report(self) -> dict[str, Tensor]:
         """`fidelity`: a running mean over about the last ten comparisons; empty before any."""

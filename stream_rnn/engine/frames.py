@@ -123,6 +123,13 @@ def tick_of(outcome: Outcome, seconds: float) -> Tick:
     return Tick(seconds, learned, restarted, refused, locked=outcome.updated is None)
 
 
+def tick_that_paid(outcome: Outcome, seconds: float) -> Tick:
+    """The same for a tick without events that paid what was owed."""
+    restarted = int(outcome.restarted_B.sum())
+    refused = outcome.updated is not None and not restarted and not bool(outcome.updated)
+    return Tick(seconds, 0, restarted, refused, locked=outcome.updated is None)
+
+
 def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
     """|after - before| / |after| over all parameters."""
     change = sum(float((b - a).square().sum()) for a, b in zip(before, after, strict=True))

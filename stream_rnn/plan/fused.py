@@ -122,6 +122,8 @@ class Plan:
     ) -> tuple[Ticked, bool] | None:
         """One tick, and whether W had a gradient in it; None: the tensors are of another kind."""
         tick, rule, last = self._tick, self._rule, self._last
+        if frozen and type(rule) is Tbptt and rule.every > 1:
+            return None  # losses that are not to be taught must not wait in the window
         if not (x_BI is last[0] and y_BQ is last[1] and live_B is last[2] and scored_B is last[3]):
             if not self._takes(x_BI, y_BQ, live_B, scored_B):
                 return None

@@ -105,6 +105,8 @@ class Dense(Recurrence):
     def reset(self, lanes_B: Tensor) -> None:
         reset_lanes(self._own, lanes_B)
         self.credit.reset(lanes_B)
+        if self.fidelity is not None:
+            self.fidelity.reset(lanes_B)
 
     @override
     def state_dict(self) -> dict[str, Tensor]:

@@ -208,12 +208,12 @@ def ring(
     """Log decay and log phase (N), float64: lam spread evenly over a ring or a sector of it.
 
     Raises:
-        ValueError: unless 0 <= r_min < r_max <= 1 and max_phase is positive.
+        ValueError: unless 0 <= r_min < r_max <= 1 and 0 < max_phase <= 2 pi.
     """
     if not 0 <= r_min < r_max <= 1:
         raise ValueError(f"expected 0 <= r_min < r_max <= 1, got r_min {r_min}, r_max {r_max}")
-    if not 0 < max_phase < math.inf:
-        raise ValueError(f"max_phase must be positive, got {max_phase}")
+    if not 0 < max_phase <= 2 * math.pi:
+        raise ValueError(f"max_phase must be in (0, 2 pi], radians per event, got {max_phase}")
     area_N, turn_N = torch.rand(2, n_units, generator=generator, dtype=torch.float64)
     square_N = (r_min**2 + (r_max**2 - r_min**2) * area_N).clamp(min=1e-12, max=1 - 1e-12)
     return torch.log(-0.5 * torch.log(square_N)), torch.log(max_phase * turn_N.clamp(min=1e-6))

@@ -80,6 +80,7 @@ class Stack(Recurrence):
         flat = [gradient for layer_gradients in reversed(found) for gradient in layer_gradients]
         ready = [gradient for gradient in flat if gradient is not None]
         if len(ready) < len(flat):
+            self._take_over(found)
             for i, gradient in enumerate(flat):
                 if gradient is not None:
                     owed = self._owed.get(str(i))
@@ -89,6 +90,13 @@ class Stack(Recurrence):
             ready[int(place)] = ready[int(place)] + waiting.to(ready[int(place)])
         self._handed, self._owed = self._owed, {}
         return ready, dL_dh_BN
+
+    def _take_over(self, found: Sequence[Sequence[Tensor | None]]) -> None:
+        """Gradients that are saved up here are this stack's debt, no longer their layer's."""
+        for layer, gradients in zip(reversed(self.layers), found, strict=True):
+            for gradient in gradients[:1]:
+                if gradient is not None:
+                    layer.settle(torch.ones((), dtype=torch.bool, device=gradient.device))
 
     @override
     def settle(self, updated: Tensor) -> None:

@@ -24,12 +24,12 @@ class Update(ABC):
     """
 
     def __init__(self, lr: float, clip: float | None) -> None:
-        if not lr > 0:
-            raise ValueError(f"lr must be positive, got {lr}")
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr must be positive and finite, got {lr}")
         if clip is not None and not clip >= 0:
             raise ValueError(f"clip must be positive, or 0 for no limit, got {clip}")
         self.lr = lr
-        self.clip = clip or None
+        self.clip = None if clip in (None, 0, math.inf) else clip
         self.state: dict[str, Tensor] = {}
         self._norm: Tensor | None = None
 

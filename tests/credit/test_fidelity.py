@@ -152,3 +152,31 @@ def test_a_resumed_one_keeps_the_clock_and_compares_whole_windows_only(
 def test_settings_without_sense_are_refused(window: int, every: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Fidelity(window, every)
+
+
+def test_what_a_lane_did_before_its_reset_is_no_part_of_the_reference(
+    random_walk: Callable[..., Any],
+) -> None:
+    walk = random_walk("tanh", n_lanes=2, n_ticks=10, scale=1.2)
+    rule, fidelity = Rtrl(walk.cell, 2), Fidelity(10, every=10)
+    s_BS, second = torch.zeros_like(walk.q_TBS[0]), torch.tensor([False, True])
+    for t, (x_BI, q_BS) in enumerate(zip(walk.x_TBI, walk.q_TBS, strict=True)):
+        if t == 7:
+            rule.reset(second)
+            fidelity.reset(second)
+            s_BS[1] = 0.0
+        s_BS, lin = walk.cell.step(walk.W_ZM, x_BI, s_BS)
+        rule.observe(lin, q_BS, torch.tensor([True, True]))
+        fidelity.observe(lin, q_BS, torch.tensor([True, True]), rule.gradient())
+    assert float(fidelity.report()["fidelity"]) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_payment_of_several_ticks_is_not_compared_with_one_of_them(
+    random_walk: Callable[..., Any],
+) -> None:
+    walk = random_walk("tanh", n_ticks=12)
+    rule, fidelity = Tbptt(walk.cell, 2, window=4, every=4), Fidelity(4, every=4)
+    for lin, q_BS in walk:
+        rule.observe(lin, q_BS, torch.tensor([True, True]))
+        fidelity.observe(lin, q_BS, torch.tensor([True, True]), rule.gradient())
+    assert fidelity.report() == {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS, Cell, Gru, Tanh
-from stream_rnn.credit import Credit, Rtrl, Tbptt
+from stream_rnn.credit import Credit, Fallback, Rtrl, Tbptt
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Frame, Learner
 from stream_rnn.recurrence import Dense, Feedforward, Recurrence, Stack
@@ -187,6 +187,34 @@ def test_what_was_saved_up_and_refused_is_still_owed(
     # tick 0 waited for the payment at tick 1; tick 1's own gradient is gone with its update
     truth = each[2] + each[3] + (0.0 if updated else each[0])
     assert relative_error(gradients[1], truth) < 1e-12
+
+
+def test_a_debt_that_the_stack_saved_up_is_not_paid_by_the_layer_again() -> None:
+    """The lower layer's ladder hands in late what it owed while the upper layer is locked."""
+    lower, upper = Tanh(2, 3), Tanh(3, 2)
+    ladder = Fallback([Tbptt(lower, LANES, window=6, every=6), Rtrl(lower, LANES)])
+    stack = Stack([dense(lower, ladder), dense(upper, Tbptt(upper, LANES, window=3, every=3))])
+    everybody = torch.ones(LANES, dtype=torch.bool)
+    zero_BN = torch.zeros(LANES, 2, dtype=torch.float64)
+    paid = []
+    for t in range(12):
+        if t == 1:
+            owed_ZM = Tbptt(lower, LANES, window=6, every=6)
+            owed_ZM.load_state_dict(ladder.rungs[0].state_dict())
+            debt_ZM = owed_ZM.flush()
+            ladder.move(1)
+        stack.forward(noise(LANES, 2, seed=t), everybody)
+        gradients, _ = stack.learn(noise(LANES, 2, seed=9) if t == 0 else zero_BN, everybody)
+        if gradients is not None:
+            updated = len(paid) > 0  # the first update is refused
+            stack.settle(torch.tensor(updated))
+            if updated:
+                paid.append(gradients[0])
+            else:
+                paid.append(torch.zeros_like(gradients[0]))
+    assert debt_ZM is not None
+    assert debt_ZM.norm() > 1e-3
+    torch.testing.assert_close(sum(paid), debt_ZM, rtol=0, atol=1e-12)
 
 
 def test_an_idle_lane_keeps_every_tensor_of_every_layer() -> None:
