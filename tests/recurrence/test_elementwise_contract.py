@@ -352,7 +352,10 @@ def test_the_elstm_starts_with_memories_of_every_length() -> None:
         (lambda g: Elstm(1, 1, 0, g), "n_lanes must be at least 1, got 0"),
         (lambda g: Lru(1, 1, 1, g, r_min=0.9, r_max=0.5), "expected 0 <= r_min < r_max <= 1"),
         (lambda g: Lru(1, 1, 1, g, r_max=1.5), "expected 0 <= r_min < r_max <= 1"),
-        (lambda g: Rtu(1, 1, 1, g, max_phase=0.0), "max_phase must be positive, got 0.0"),
+        (
+            lambda g: Rtu(1, 1, 1, g, max_phase=0.0),
+            "max_phase must be in (0, 2 pi], radians per event, got 0.0",
+        ),
         (lambda g: Rtu(1, 1, 1, g, activation="gelu"), "expected one of linear, tanh, relu"),
         (lambda g: Elstm(1, 1, 1, g, max_memory=1.0), "max_memory must be from 2"),
     ],
