@@ -109,7 +109,7 @@ class Fidelity:
 
     def _compare(self, gradient_ZM: Tensor, reference_ZM: Tensor) -> None:
         lengths = torch.linalg.vector_norm(gradient_ZM) * torch.linalg.vector_norm(reference_ZM)
-        cosine = (gradient_ZM * reference_ZM).sum() / lengths
+        cosine = ((gradient_ZM * reference_ZM).sum() / lengths).clamp(-1.0, 1.0)
         old = torch.full_like(cosine, torch.nan) if self._cosine is None else self._cosine
         mixed = torch.where(old.isnan(), cosine, torch.lerp(old, cosine, 0.1))
         self._cosine = torch.where(cosine.isfinite(), mixed, old)
