@@ -123,8 +123,11 @@ def test_one_kill_leaves_no_trace(events: Path, calm: Path, tmp_path: Path) -> N
     run_here(events, tmp_path)
     assert_same_end(tmp_path, calm)
     lines = [json.loads(text) for text in (tmp_path / "predictions.jsonl").read_text().splitlines()]
-    assert any(line["replayed"] for line in lines)
-    assert not lines[-1]["replayed"]
+    flags = [line["replayed"] for line in lines]
+    repeated = flags[flags.index(True) :]
+    # up to the newest event that was attempted; a fast learner may have attempted them all
+    assert repeated == sorted(repeated, reverse=True)
+    assert sum(repeated) >= len(lines) - len({line["id"] for line in lines})
 
 
 @pytest.mark.parametrize("pieces", [[1, 5, 77], [20, 20, 20], [149]], ids=str)
