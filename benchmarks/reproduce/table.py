@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,8 @@ def draw(
             axes.plot([], [], "k_", label="published")
         axes.set_xlabel("ticks (one event in each lane)" if key == "ticks" else "updates")
         axes.set_ylabel(label)
-        axes.set_title(f"{experiment.title}, {size}: {name if is_locked else 'every seed'}")
+        title = f"{experiment.title}, {size}: {name if is_locked else 'every seed'}"
+        axes.set_title(textwrap.fill(title, 58))
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
 
