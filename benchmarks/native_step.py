@@ -20,7 +20,7 @@ from stream_rnn.cells import CELLS, Cell
 from stream_rnn.credit import Credit, Kf, Ok
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Frame, Learner
-from stream_rnn.native import library
+from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam
 
@@ -64,7 +64,7 @@ def measure(cell_name: str, rule: str, n_units: int, seconds: float) -> dict[str
     while time.perf_counter() < deadline or len(times["mm"]) < 7:
         for name, run in runs.items():
             few = 1 if name in ("twin", "hybrid") else 5  # short, so that most are undisturbed
-            way = library.switched_off() if name == "twin" else contextlib.nullcontext()
+            way = loading.switched_off() if name == "twin" else contextlib.nullcontext()
             with way, torch.no_grad():
                 start = time.perf_counter()
                 for _ in range(few):
@@ -84,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    print(f"{library.describe()}; us per tick")
+    print(f"{loading.describe()}; us per tick")
     print(f"{'':16}{'N':>5}{'mm':>9}{'twin':>9}{'hybrid':>9}{'fused':>9}{'twin/f':>8}{'f/mm':>7}")
     for cell in arguments.cells.split(","):
         for rule in arguments.rules.split(","):

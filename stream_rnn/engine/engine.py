@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from stream_rnn.engine.block import Item, OpenBlock
-from stream_rnn.engine.frames import Frames, Tick, moved, tick_of, tick_that_paid
+from stream_rnn.engine.frames import Frames, Tick, moved, tick_of
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Pending, Scored
 from stream_rnn.features.values import BadEvent
@@ -214,7 +214,7 @@ class Engine:
             start = perf_counter()
             paid = self.learner.pay(lanes_B)
             if paid is not None:
-                self.on_tick(tick_that_paid(paid, perf_counter() - start))
+                self.on_tick(tick_of(paid, perf_counter() - start, paid=True))
             self.learner.reset(lanes_B)
             self.task.end_episode(lane)
             self._pending.reset_lane(lane)

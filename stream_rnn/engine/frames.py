@@ -113,21 +113,14 @@ class Tick:
     locked: bool = False
 
 
-def tick_of(outcome: Outcome, seconds: float) -> Tick:
-    """The outcome in numbers of the host."""
+def tick_of(outcome: Outcome, seconds: float, *, paid: bool = False) -> Tick:
+    """The outcome in numbers of the host; `paid`: it paid what was owed, without events."""
     learned = int(outcome.learned_B.sum())
     restarted = int(outcome.restarted_B.sum())
     refused = False
-    if outcome.updated is not None and learned and not restarted:
+    if outcome.updated is not None and (learned or paid) and not restarted:
         refused = not bool(outcome.updated)
     return Tick(seconds, learned, restarted, refused, locked=outcome.updated is None)
-
-
-def tick_that_paid(outcome: Outcome, seconds: float) -> Tick:
-    """The same for a tick without events that paid what was owed."""
-    restarted = int(outcome.restarted_B.sum())
-    refused = outcome.updated is not None and not restarted and not bool(outcome.updated)
-    return Tick(seconds, 0, restarted, refused, locked=outcome.updated is None)
 
 
 def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

@@ -51,7 +51,7 @@ def folder() -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "stream-rnn" / "native"
 
 
-def library_path() -> Path:
+def built_path() -> Path:
     """The file of these sources, these flags and this kind of machine, built or not."""
     digest = hashlib.sha256(repr((platform.machine(), FLAGS, variants())).encode())
     for source in sorted(SOURCES.iterdir()):
@@ -62,7 +62,7 @@ def library_path() -> Path:
 
 def build() -> Path:
     """Compile, unless it was compiled before; takes a few seconds. Raises BuildError."""
-    target = library_path()
+    target = built_path()
     if target.is_file():
         return target
     compiler = os.environ.get("CXX") or shutil.which("g++")

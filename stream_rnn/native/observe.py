@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stream_rnn.native import library
-from stream_rnn.native.library import Library, Observation
+from stream_rnn.native import loading
+from stream_rnn.native.loading import Library, Observation
 
 RULES = {"kf": 0, "ok": 1, "tbptt": 2}
 CHUNKS = {"joint": 0, "gate": 1, "row": 2}
@@ -49,7 +49,7 @@ class Observer:
     """One rule's way into the library; keeps its work space."""
 
     def __init__(self, kernels: Library, shape: Shape) -> None:
-        self.library = kernels
+        self.kernels = kernels
         self.shape = shape
         Z, S, B = shape.gates * shape.n_units, shape.blocks * shape.n_units, shape.n_lanes
         self._Z = Z
@@ -90,7 +90,7 @@ class Observer:
         o.drive, o.carry, o.input = drive.data_ptr(), carry.data_ptr(), u_BM.data_ptr()
         o.q, o.live, o.signs = q.data_ptr(), live.data_ptr(), signs.data_ptr()
         o.gradient, o.healthy = gradient_ZM.data_ptr(), healthy_B.data_ptr()
-        self.library.observe(o)
+        self.kernels.observe(o)
         return Observed(gradient_ZM, healthy_B, self._norm_B, self._variance_Q)
 
 
@@ -101,10 +101,10 @@ def observer_for(shape: Shape, q_BS: Tensor, known: Observer | None) -> Observer
     """
     if q_BS.dtype != torch.float32 or q_BS.device.type != "cpu" or shape.rank > MAX_RANK:
         return None
-    kernels = library.find()
+    kernels = loading.find()
     if kernels is None:
         return None
-    return known if known is not None and known.library is kernels else Observer(kernels, shape)
+    return known if known is not None and known.kernels is kernels else Observer(kernels, shape)
 
 
 def observation_of(shape: Shape) -> Observation:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from stream_rnn.credit import Kf, Ok, Tbptt
 from stream_rnn.credit.base import Noisy
-from stream_rnn.native import library
-from stream_rnn.native.library import Library, Observation, Step, Tick
+from stream_rnn.native import loading
+from stream_rnn.native.loading import Library, Observation, Step, Tick
 from stream_rnn.native.observe import Shape, observation_of
 from stream_rnn.plan.parts import CELLS, LOSSES, UPDATES, Parts, active_rule
 from stream_rnn.recurrence import Dense
@@ -63,7 +63,7 @@ class Plan:
             self._facts["variance"] = _doubles(B * rule.native_shape.n_chunks)
         self._norms = (torch.zeros(()), torch.zeros(()))
 
-        plan = library.Plan(
+        plan = loading.Plan(
             credit=self._observation(B, M, recurrence),
             cell=CELLS[type(cell)],
             loss=LOSSES[type(loss)],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.credit import Credit, Fallback, Kf, Ok
-from stream_rnn.native import library
+from stream_rnn.native import loading
 from stream_rnn.native.observe import MAX_RANK
 from stream_rnn.plan.fused import Plan
 from stream_rnn.plan.parts import Parts, plannable
@@ -15,7 +15,7 @@ from stream_rnn.recurrence import Dense, Recurrence
 
 def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
     """The plan for these parts as they are now: `known` if it still fits; None: there is none."""
-    kernels = library.find()
+    kernels = loading.find()
     if kernels is None or _is_watched(parts.recurrence):
         return None
     if known is not None and known.fits(kernels, parts):
@@ -26,16 +26,16 @@ def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
 
 def execution(parts: Parts) -> tuple[str, str]:
     """What computes the ticks of these parts: its name in a checkpoint, and words for people."""
-    kernels = library.find()
+    kernels = loading.find()
     recurrence = parts.recurrence
     rule = recurrence.credit if type(recurrence) is Dense else None
     rule = rule.active if isinstance(rule, Fallback) else rule
     is_whole = plannable(parts) is not None
     if kernels is None or not (is_whole or _is_observed(rule, recurrence.parameters()[0])):
-        why = "" if kernels is not None else f" ({library.describe()})"
+        why = "" if kernels is not None else f" ({loading.describe()})"
         return "torch", f"torch{why}"
     what = "whole ticks" if is_whole else "the credit rule"
-    return library.path_name(), f"{library.describe()}, {what}"
+    return loading.path_name(), f"{loading.describe()}, {what}"
 
 
 def _is_watched(recurrence: Recurrence) -> bool:

@@ -31,7 +31,7 @@ from stream_rnn.head import (
 )
 from stream_rnn.learner import Frame, Learner, Outcome
 from stream_rnn.least_squares import LeastSquaresHead
-from stream_rnn.native import library
+from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Sgd
 
@@ -75,7 +75,7 @@ class Pair:
     def step(self, frame: Frame) -> tuple[Outcome, Outcome]:
         got = self.fused.step(frame)
         assert self.fused._plan is not None, "no plan was found"
-        with library.switched_off():
+        with loading.switched_off():
             truth = self.twin.step(frame)
         live = frame.live_B & ~truth.rejected_B  # other rows mean nothing
         near(got.prediction_BP[live], truth.prediction_BP[live])
@@ -111,7 +111,7 @@ def to_classes(frame: Frame) -> Frame:
 
 
 @pytest.fixture
-def make(learner_of: Callable[..., Learner], kernels: library.Library) -> Callable[..., Learner]:
+def make(learner_of: Callable[..., Learner], kernels: loading.Library) -> Callable[..., Learner]:
     def build(kind: str, rule: str = "kf", **settings: Any) -> Learner:
         return learner_of(kind, RULES[rule], n_lanes=3, n_units=5, dtype=torch.float32, **settings)
 
@@ -244,7 +244,7 @@ def test_what_the_library_has_no_tick_for_is_taken_by_torch(make: Any, frames: A
         for learner in (fused, twin):
             learner.teaches = "readout" if t in (3, 6) else "all"
         got = fused.step(ticked)
-        with library.switched_off():
+        with loading.switched_off():
             truth = twin.step(ticked)
         if t in (2, 3, 5, 6):
             assert torch.equal(got.prediction_BP, truth.prediction_BP)
@@ -397,7 +397,7 @@ print(run())
 
 
 def test_a_run_is_bit_identical_again_and_in_another_process(
-    kernels: library.Library, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    kernels: loading.Library, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     code = compile(SCRIPT, "script", "exec")
     for _ in range(2):
@@ -412,7 +412,7 @@ def test_a_run_is_bit_identical_again_and_in_another_process(
 
 
 def test_a_learner_says_what_computes_it(
-    make: Any, learner_of: Any, kernels: library.Library
+    make: Any, learner_of: Any, kernels: loading.Library
 ) -> None:
     name = f"native-{kernels.variant}"
     whole = make("lstm", "tbptt-4-every-3")
@@ -422,18 +422,18 @@ def test_a_learner_says_what_computes_it(
     assert alone.execution() == (name, f"native kernels ({kernels.variant}), the credit rule")
     assert learner_of("lstm", Rtrl, dtype=torch.float32).execution() == ("torch", "torch")
     assert learner_of("lstm", RULES["kf"]).execution() == ("torch", "torch")
-    with library.switched_off():
+    with loading.switched_off():
         path, words = whole.execution()
     assert path == "torch"
     assert words == "torch (no native kernels: switched off)"
 
 
 def test_every_instruction_set_ticks_the_same(
-    make: Any, frames: Any, kernels: library.Library, monkeypatch: Any
+    make: Any, frames: Any, kernels: loading.Library, monkeypatch: Any
 ) -> None:
     assert kernels.variant == kernels.runs[0]
     for variant in kernels.runs:
-        monkeypatch.setattr(library, "_found", library.Library(kernels.path, variant))
+        monkeypatch.setattr(loading, "_found", loading.Library(kernels.path, variant))
         pair = Pair(lambda: make("lstm", "ok-gate-3", horizon=1))
         for frame in frames(10):
             pair.step(frame)

@@ -12,7 +12,7 @@ from stream_rnn.cells import Tanh
 from stream_rnn.credit import Kf
 from stream_rnn.native import __main__ as command
 from stream_rnn.native import build as building
-from stream_rnn.native import library
+from stream_rnn.native import loading
 
 
 def test_what_is_built_is_not_built_again(
@@ -35,11 +35,11 @@ def test_what_is_built_is_not_built_again(
 def test_other_sources_are_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(building.SOURCES, tmp_path / "source")
     monkeypatch.setattr(building, "SOURCES", tmp_path / "source")
-    same = building.library_path()
+    same = building.built_path()
     (tmp_path / "source" / "simd.hpp").write_text("// other")
-    assert building.library_path() != same
+    assert building.built_path() != same
     monkeypatch.undo()
-    assert building.library_path().name == same.name
+    assert building.built_path().name == same.name
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_without_the_library_a_rule_learns_and_the_banner_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STREAM_RNN_CACHE", str(tmp_path))
-    assert library.find() is None
-    assert library.describe() == (
+    assert loading.find() is None
+    assert loading.describe() == (
         "no native kernels: not built (python -m stream_rnn.native builds it)"
     )
-    assert library.path_name() == "torch"
+    assert loading.path_name() == "torch"
     cell = Tanh(2, 3)
     rule = Kf(cell, 1, torch.Generator().manual_seed(0))
     W_ZM = cell.initial_weight().float()
@@ -92,16 +92,16 @@ def test_without_the_library_a_rule_learns_and_the_banner_says_why(
 
 @pytest.mark.usefixtures("nothing_found_yet")
 def test_it_can_be_switched_off(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "library_path", lambda: built)
+    monkeypatch.setattr(loading, "built_path", lambda: built)
     monkeypatch.setenv("STREAM_RNN_NATIVE", "off")
-    assert library.find() is None
-    assert "switched off" in library.describe()
+    assert loading.find() is None
+    assert "switched off" in loading.describe()
     monkeypatch.delenv("STREAM_RNN_NATIVE")
-    library.forget()
-    assert library.find() is not None
-    assert library.path_name().startswith("native-")
-    with library.switched_off():
-        assert library.find() is None
+    loading.forget()
+    assert loading.find() is not None
+    assert loading.path_name().startswith("native-")
+    with loading.switched_off():
+        assert loading.find() is None
 
 
 @pytest.mark.usefixtures("nothing_found_yet")
@@ -111,10 +111,10 @@ def test_a_library_that_others_may_write_is_not_loaded(
     copy = tmp_path / "step.so"
     shutil.copy(built, copy)
     copy.chmod(0o666)
-    monkeypatch.setattr(library, "library_path", lambda: copy)
+    monkeypatch.setattr(loading, "built_path", lambda: copy)
     monkeypatch.delenv("STREAM_RNN_NATIVE", raising=False)
-    assert library.find() is None
-    assert "may be changed by others" in library.describe()
+    assert loading.find() is None
+    assert "may be changed by others" in loading.describe()
 
 
 @pytest.mark.parametrize("content", [b"", b"no library at all"])
@@ -126,17 +126,17 @@ def test_a_broken_file_is_not_fatal(
     path.write_bytes(content)
     path.chmod(0o600)
     tmp_path.chmod(0o700)
-    monkeypatch.setattr(library, "library_path", lambda: path)
+    monkeypatch.setattr(loading, "built_path", lambda: path)
     monkeypatch.delenv("STREAM_RNN_NATIVE", raising=False)
-    assert library.find() is None
-    assert "cannot be used" in library.describe()
+    assert loading.find() is None
+    assert "cannot be used" in loading.describe()
 
 
 @pytest.mark.usefixtures("nothing_found_yet")
 def test_an_instruction_set_that_is_not_there_is_refused(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "library_path", lambda: built)
+    monkeypatch.setattr(loading, "built_path", lambda: built)
     monkeypatch.setenv("STREAM_RNN_NATIVE", "abacus")
-    assert library.find() is None
-    assert "this processor runs" in library.describe()
+    assert loading.find() is None
+    assert "this processor runs" in loading.describe()

@@ -17,7 +17,7 @@ from torch import Tensor
 from stream_rnn.cells import CELLS, Lstm, Tanh
 from stream_rnn.credit import Credit, Ok
 from stream_rnn.linearization import Linearization
-from stream_rnn.native import library
+from stream_rnn.native import loading
 
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "kf": ("kf", {}),
@@ -69,7 +69,7 @@ def observe_both(
 ) -> None:
     native.observe(lin, q_BS, live_B)
     assert native._observer is not None, "the library was not used"  # type: ignore[attr-defined]
-    with library.switched_off():
+    with loading.switched_off():
         twin.observe(lin, q_BS, live_B)
     assert twin._observer is None  # type: ignore[attr-defined]
 
@@ -100,12 +100,12 @@ def test_a_tick_is_the_same(
 
 @pytest.mark.parametrize("name", ["kf", "ok-gate-3", "ok-row-8", "ok-joint-16"])
 def test_every_instruction_set_computes_the_same(
-    name: str, kernels: library.Library, monkeypatch: pytest.MonkeyPatch, rule_of: Any
+    name: str, kernels: loading.Library, monkeypatch: pytest.MonkeyPatch, rule_of: Any
 ) -> None:
     cell, steps = ticks("lstm", 6, 6)
     rule, settings = RULES[name]
     for variant in kernels.runs:
-        monkeypatch.setattr(library, "_found", library.Library(kernels.path, variant))
+        monkeypatch.setattr(loading, "_found", loading.Library(kernels.path, variant))
         native, twin = (rule_of(rule, cell, LANES, **settings) for _ in range(2))
         for step in steps:
             observe_both(native, twin, *step)
@@ -157,9 +157,9 @@ def test_a_run_may_change_between_library_and_twin_at_any_tick(
         if t % 2:
             mixed.observe(lin, q_BS, live_B)
         else:
-            with library.switched_off():
+            with loading.switched_off():
                 mixed.observe(lin, q_BS, live_B)
-        with library.switched_off():
+        with loading.switched_off():
             twin.observe(lin, q_BS, live_B)
         # roundings travel through twelve projections here
         assert_near(mixed.gradient(), twin.gradient(), 1e-2)  # type: ignore[arg-type]
@@ -194,6 +194,6 @@ def test_tensors_that_are_not_contiguous_are_understood(rule_of: Callable[..., C
         )
         assert not odd.drive_BKGN.is_contiguous()
         native.observe(odd, q_BS.T.contiguous().T, live_B)
-        with library.switched_off():
+        with loading.switched_off():
             twin.observe(lin, q_BS, live_B)
         assert_near(native.gradient(), twin.gradient(), 1e-5)  # type: ignore[arg-type]

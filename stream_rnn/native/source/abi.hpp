@@ -1,4 +1,4 @@
-// The structures that cross the C ABI; stream_rnn/native/library.py mirrors them field by field.
+// The structures that cross the C ABI; stream_rnn/native/loading.py mirrors them field by field.
 //
 // Axes: B lanes, I inputs, P outputs, Q targets, K state blocks, G gates, N units, S = K*N, Z = G*N,
 // M = I+N+1, T slots of a window, R rank, C chunks, F = N+I+1. All arrays are row-major and

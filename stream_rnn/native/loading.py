@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stream_rnn.native.build import library_path
+from stream_rnn.native.build import built_path
 
 _I, _D, _P = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -131,7 +131,7 @@ def find() -> Library | None:
         return None
     if _found is None and _why is None:
         wanted = os.environ.get("STREAM_RNN_NATIVE") or None
-        path = library_path()
+        path = built_path()
         try:
             if wanted == "off":
                 _why = "switched off by STREAM_RNN_NATIVE"
