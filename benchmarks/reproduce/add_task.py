@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from benchmarks.reproduce.blocks import Blocks
 from benchmarks.reproduce.experiment import (
     Experiment,
     Point,
@@ -41,7 +42,6 @@ from benchmarks.reproduce.experiment import (
 )
 from benchmarks.reproduce.network import HiddenHead, generator_of
 from stream_rnn.cells import Lstm
-from stream_rnn.credit import Tbptt
 from stream_rnn.head import SquaredError, initial_readout
 from stream_rnn.learner import Frame, Learner
 from stream_rnn.recurrence import Dense
@@ -54,7 +54,6 @@ PARTS = 10
 ALPHA, BETA = 0.5, 0.5
 SOLVED = 0.05  # the authors' mark
 TESTED = 256  # sequences
-LARGEST = 2 << 30  # bytes of a window in the memory of a computer
 
 
 @dataclass(frozen=True)
@@ -109,12 +108,11 @@ class AddTrial(Trial):
         variant = variant_of(rule)
         self.T = PARTS * setting.window
         self.stride = setting.window if variant.in_parts else self.T
-        _require_room(setting, self.stride, device)
         generator = generator_of(seed, 0)
         cell, loss = Lstm(2, setting.units), SquaredError()
         W_ZM = cell.initial_weight(generator).float()
         V_PF = initial_readout(setting.units, 2, loss, generator).float()
-        credit = Tbptt(cell, setting.lanes, window=self.stride, every=self.stride)
+        credit = Blocks(cell, setting.lanes, self.stride)
 
         def update(clip: float | None) -> Update:
             adam = Adam(setting.lr, clip=clip)
@@ -171,17 +169,6 @@ class AddTrial(Trial):
     @override
     def load_task_state(self, state: Mapping[str, Tensor]) -> None:
         self._generator.set_state(state["generator"])
-
-
-def _require_room(setting: Setting, steps: int, device: str) -> None:
-    # ds/dh, (S, N) a step with S = 2N, is nearly all of a window, and there is a copy of it in use
-    size_bytes = 2 * 4 * setting.lanes * steps * 2 * setting.units**2
-    if device == "cpu" and size_bytes > LARGEST:
-        raise Refused(
-            f"--rules: a window of {steps} steps of {setting.units} units in {setting.lanes} lanes "
-            f"takes {size_bytes / 2**30:.0f} GiB; leave the rules without parts out, or try "
-            "--size small or --device cuda"
-        )
 
 
 class AddTask(Experiment):

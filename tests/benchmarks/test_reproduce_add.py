@@ -129,12 +129,6 @@ def test_a_resumed_run_sees_the_sequences_of_one_never_cut() -> None:
     assert again.point() == trial.point()
 
 
-def test_a_window_that_does_not_fit_is_refused_with_the_remedy() -> None:
-    full = AddTask.sizes["full"]
-    with pytest.raises(Refused, match=r"takes 31 GiB; leave the rules without parts out"):
-        AddTask(None).start(full, "bptt", 0, "cpu")
-
-
 def test_below_the_table_stands_when_each_seed_was_solved_and_how_it_ended() -> None:
     def record(seed: int, errors: list[float]) -> Record:
         points: list[Point] = [
