@@ -31,15 +31,27 @@ class Observation(ctypes.Structure):
     )
 
 
+class Parameter(ctypes.Structure):
+    """One tensor that is learned, what its update keeps, and its gradient."""
+
+    _fields_ = (("size", _I), *((name, _P) for name in ("value", "first", "second", "gradient")))
+
+
 class Step(ctypes.Structure):
-    """An update of one parameter."""
+    """An update of one or two parameters."""
 
     _fields_ = (
         ("kind", _I),
-        ("size", _I),
         *((name, _D) for name in ("lr", "clip", "momentum", "beta1", "beta2", "eps")),
-        *((name, _P) for name in ("parameter", "first", "second", "count", "norm")),
+        ("parameters", Parameter * 2),
+        *((name, _P) for name in ("count", "norm")),
     )
+
+
+class Elementwise(ctypes.Structure):
+    """Units that see no other unit's state; `units` 0: the recurrence is dense."""
+
+    _fields_ = (("units", _I), ("Q", _I), ("influence", _P))
 
 
 class Plan(ctypes.Structure):
@@ -47,6 +59,7 @@ class Plan(ctypes.Structure):
 
     _fields_ = (
         ("credit", Observation),
+        ("elementwise", Elementwise),
         *((name, _I) for name in ("cell", "loss", "I", "P", "Q", "horizon")),
         ("tau", _D),
         *((name, _P) for name in ("s", "ahead", "waiting", "count", "owed", "mask")),
@@ -57,11 +70,11 @@ class Plan(ctypes.Structure):
 
 
 class Tick(ctypes.Structure):
-    """One tick of a plan, and where its outcome goes."""
+    """One tick of a plan, or the first of several, and where its outcome goes."""
 
     _fields_ = (
         *((name, _P) for name in ("x", "y", "live", "scored", "signs")),
-        *((name, _I) for name in ("frozen", "pays", "slot")),
+        *((name, _I) for name in ("n_signs", "frozen", "pays", "slot")),
         *((name, _P) for name in ("prediction", "loss")),
         *((name, _P) for name in ("learned", "rejected", "restarted", "updated")),
     )
@@ -98,9 +111,9 @@ class Library:
         dll.srn_work_bytes.argtypes = (_I, ctypes.POINTER(Observation))
         dll.srn_plan_bytes.restype = ctypes.c_int64
         dll.srn_plan_bytes.argtypes = (_I, ctypes.POINTER(Plan))
-        dll.srn_observe.restype = dll.srn_tick.restype = None
+        dll.srn_observe.restype, dll.srn_ticks.restype = None, ctypes.c_int64
         dll.srn_observe.argtypes = (_I, ctypes.POINTER(Observation))
-        dll.srn_tick.argtypes = (_I, ctypes.POINTER(Plan), ctypes.POINTER(Tick))
+        dll.srn_ticks.argtypes = (_I, ctypes.POINTER(Plan), ctypes.POINTER(Tick), _I)
 
     def work_bytes(self, observation: Observation) -> int:
         """Size of the work space `observe` needs."""
@@ -114,9 +127,13 @@ class Library:
         """Size of the work space `tick` needs."""
         return int(self._dll.srn_plan_bytes(self._index, plan))
 
-    def tick(self, plan: Plan, tick: Tick) -> None:
-        """One whole tick. Every pointer must be valid."""
-        self._dll.srn_tick(self._index, plan, tick)
+    def ticks(self, plan: Plan, first: Tick, n: int = 1) -> int:
+        """Up to `n` whole ticks, the rows of which follow those of the first.
+
+        Ends after one that the loop must hear of at once: credit that restarted, an update that was
+        refused. Returns how many there were. Every pointer must be valid.
+        """
+        return int(self._dll.srn_ticks(self._index, plan, first, n))
 
 
 _found: Library | None = None

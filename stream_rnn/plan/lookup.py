@@ -9,8 +9,9 @@ from stream_rnn.credit import Credit, Fallback, Kf, Ok
 from stream_rnn.native import loading
 from stream_rnn.native.observe import MAX_RANK
 from stream_rnn.plan.fused import Plan
-from stream_rnn.plan.parts import Parts, plannable
-from stream_rnn.recurrence import Dense, Recurrence
+from stream_rnn.plan.parts import Parts, active_rule, plannable
+from stream_rnn.plan.recurrent import DenseRecurrent, Recurrent, UnitsRecurrent
+from stream_rnn.recurrence import Dense, Elstm, Lru, Recurrence, Rtu
 
 
 def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
@@ -20,8 +21,17 @@ def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
         return None
     if known is not None and known.fits(kernels, parts):
         return known
-    made_for = plannable(parts)
-    return None if made_for is None else Plan(kernels, parts, *made_for)
+    return Plan(kernels, parts, _recurrent(parts.recurrence)) if plannable(parts) else None
+
+
+def _recurrent(recurrence: Recurrence) -> Recurrent:
+    """Its share in a plan, if there is one."""
+    if isinstance(recurrence, Dense):
+        rule = active_rule(recurrence.credit)
+        assert rule is not None, "not plannable"
+        return DenseRecurrent(recurrence, rule)
+    assert isinstance(recurrence, Lru | Rtu | Elstm), "not plannable"
+    return UnitsRecurrent(recurrence)
 
 
 def execution(parts: Parts) -> tuple[str, str]:
@@ -30,7 +40,7 @@ def execution(parts: Parts) -> tuple[str, str]:
     recurrence = parts.recurrence
     rule = recurrence.credit if type(recurrence) is Dense else None
     rule = rule.active if isinstance(rule, Fallback) else rule
-    is_whole = plannable(parts) is not None
+    is_whole = plannable(parts)
     if kernels is None or not (is_whole or _is_observed(rule, recurrence.parameters()[0])):
         why = "" if kernels is not None else f" ({loading.describe()})"
         return "torch", f"torch{why}"

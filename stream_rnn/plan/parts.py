@@ -15,7 +15,7 @@ from stream_rnn.cells import Gru, Lstm, Rhn, Tanh
 from stream_rnn.credit import Credit, Fallback, Kf, Ok, Tbptt
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Head, Quantile, SquaredError
 from stream_rnn.native.observe import MAX_RANK
-from stream_rnn.recurrence import Dense, Recurrence
+from stream_rnn.recurrence import Dense, Elstm, Lru, Recurrence, Rtu
 from stream_rnn.update import Adam, Sgd, Update
 
 # exactly these types: a subclass may compute something else
@@ -28,6 +28,8 @@ LOSSES: dict[type, int] = {
     Bernoulli: 4,
 }
 UPDATES: dict[type, int] = {Sgd: 0, Adam: 1}
+Units = Lru | Rtu | Elstm
+UNITS = {"lru": 1, "rtu linear": 2, "rtu tanh": 3, "rtu relu": 4, "elstm": 5}
 
 
 class Parts(NamedTuple):
@@ -41,28 +43,35 @@ class Parts(NamedTuple):
     waiting: Mapping[str, Tensor]
 
 
-def plannable(parts: Parts) -> tuple[Dense, Kf | Ok | Tbptt] | None:
-    """The recurrence and its rule, if the library is made for all of these parts."""
+def plannable(parts: Parts) -> bool:
+    """Whether the library is made for all of these parts."""
     recurrence, head, update, head_update, _, waiting = parts
-    if type(recurrence) is not Dense or type(head) is not Head:
-        return None
-    rule = active_rule(recurrence.credit)
-    sound = (
-        type(recurrence.cell) in CELLS
-        and type(head.loss_function) in LOSSES
-        and type(update) in UPDATES
-        and type(head_update) in UPDATES
-    )
-    if rule is None or not sound or (type(rule) is Ok and rule.rank > MAX_RANK):
-        return None
-    tensors = [recurrence.W_ZM, head.V_PF, *recurrence.lane_state.values(), *waiting.values()]
+    if type(head) is not Head or type(head.loss_function) not in LOSSES:
+        return False
+    if type(update) not in UPDATES or type(head_update) not in UPDATES:
+        return False
+    if type(recurrence) is Dense:
+        rule = active_rule(recurrence.credit)
+        if rule is None or type(recurrence.cell) not in CELLS:
+            return False
+        if type(rule) is Ok and rule.rank > MAX_RANK:
+            return False
+        if type(rule) is Tbptt and rule.lane_state["newest_B"].dtype is not torch.int64:
+            return False
+    elif type(recurrence) not in (Lru, Rtu, Elstm):
+        return False
+    learned = [*recurrence.parameters(), head.V_PF]
+    tensors = [*learned, *recurrence.lane_state.values(), *waiting.values()]
     if not all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
-        return None
-    if any(t.is_floating_point() and t.dtype is not torch.float32 for t in tensors):
-        return None
-    if type(rule) is Tbptt and rule.lane_state["newest_B"].dtype is not torch.int64:
-        return None
-    return recurrence, rule
+        return False
+    return all(t.dtype is torch.float32 for t in tensors if t.is_floating_point())
+
+
+def units_of(recurrence: Units) -> str:
+    """What the library calls these units."""
+    if isinstance(recurrence, Rtu):
+        return f"rtu {recurrence.activation}"
+    return "lru" if isinstance(recurrence, Lru) else "elstm"
 
 
 def active_rule(credit: Credit) -> Kf | Ok | Tbptt | None:

@@ -142,6 +142,10 @@ class Elementwise(Recurrence, Generic[Local]):
     def report(self) -> dict[str, Tensor]:
         return {"influence_norm": self._norm_B.amax()}
 
+    def adopt(self, healthy_B: Tensor, norm_B: Tensor) -> None:
+        """A fused tick learned in this recurrence's place, on its state: what came out."""
+        self._healthy_B, self._norm_B = healthy_B, norm_B
+
     @override
     def reset(self, lanes_B: Tensor) -> None:
         reset_lanes(self.lane_state, lanes_B)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from stream_rnn.learner import Frame, Learner, Outcome
 from stream_rnn.native import loading
 from stream_rnn.native.build import BuildError, build
 
@@ -41,3 +43,49 @@ def nothing_found_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """`find` looks anew in this test, and after it finds what it found before."""
     monkeypatch.setattr(loading, "_found", None)
     monkeypatch.setattr(loading, "_why", None)
+
+
+class Pair:
+    """A learner that has a plan, and the same one without; ticks are compared."""
+
+    def __init__(self, make: Callable[[], Learner]) -> None:
+        self.fused, self.twin = make(), make()
+
+    def step(self, frame: Frame) -> tuple[Outcome, Outcome]:
+        got = self.fused.step(frame)
+        assert self.fused._plan is not None, "no plan was found"
+        with loading.switched_off():
+            truth = self.twin.step(frame)
+        live = frame.live_B & ~truth.rejected_B  # other rows mean nothing
+        near(got.prediction_BP[live], truth.prediction_BP[live])
+        near(got.loss_B, truth.loss_B)
+        for name in ("learned_B", "rejected_B", "restarted_B", "updated"):
+            mine, theirs = getattr(got, name), getattr(truth, name)
+            assert (mine is None) == (theirs is None), name
+            assert mine is None or torch.equal(mine, theirs), name
+        for mine, theirs in zip(self.fused.parameters(), self.twin.parameters(), strict=True):
+            near(mine, theirs)
+        report = self.twin.report()
+        assert self.fused.report().keys() == report.keys()
+        for name, value in self.fused.report().items():
+            # facts of idle lanes are the last ones here, meaningless there
+            if name != "gradient_norm" and not truth.learned_B.all():
+                continue
+            assert value == pytest.approx(report[name], rel=1e-3, abs=1e-4, nan_ok=True), name
+        self.follow()
+        return got, truth
+
+    def follow(self) -> None:
+        """A recurrent net amplifies roundings: the state is set back to the twin's."""
+        state = {name: tensor.clone() for name, tensor in self.twin.state_dict().items()}
+        self.fused.load_state_dict(state)
+
+
+def near(got: Tensor, truth: Tensor) -> None:
+    torch.testing.assert_close(got, truth, rtol=2e-5, atol=2e-5)
+
+
+@pytest.fixture
+def pair_of(kernels: loading.Library) -> type[Pair]:
+    """Makes pairs of learners that are compared tick by tick."""
+    return Pair

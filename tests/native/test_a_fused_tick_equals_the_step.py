@@ -29,7 +29,7 @@ from stream_rnn.head import (
     Quantile,
     SquaredError,
 )
-from stream_rnn.learner import Frame, Learner, Outcome
+from stream_rnn.learner import Frame, Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
@@ -66,41 +66,6 @@ RULES: dict[str, Callable[[Cell, int], Credit]] = {
 }
 
 
-class Pair:
-    """A learner that has a plan, and the same one without; ticks are compared."""
-
-    def __init__(self, make: Callable[[], Learner]) -> None:
-        self.fused, self.twin = make(), make()
-
-    def step(self, frame: Frame) -> tuple[Outcome, Outcome]:
-        got = self.fused.step(frame)
-        assert self.fused._plan is not None, "no plan was found"
-        with loading.switched_off():
-            truth = self.twin.step(frame)
-        live = frame.live_B & ~truth.rejected_B  # other rows mean nothing
-        near(got.prediction_BP[live], truth.prediction_BP[live])
-        near(got.loss_B, truth.loss_B)
-        for name in ("learned_B", "rejected_B", "restarted_B", "updated"):
-            mine, theirs = getattr(got, name), getattr(truth, name)
-            assert (mine is None) == (theirs is None), name
-            assert mine is None or torch.equal(mine, theirs), name
-        for mine, theirs in zip(self.fused.parameters(), self.twin.parameters(), strict=True):
-            near(mine, theirs)
-        report = self.twin.report()
-        assert self.fused.report().keys() == report.keys()
-        for name, value in self.fused.report().items():
-            # facts of idle lanes are the last ones here, meaningless there
-            if name != "gradient_norm" and not truth.learned_B.all():
-                continue
-            assert value == pytest.approx(report[name], rel=1e-3, abs=1e-4), name
-        self.fused.load_state_dict(copied(self.twin))
-        return got, truth
-
-
-def near(got: Tensor, truth: Tensor) -> None:
-    torch.testing.assert_close(got, truth, rtol=2e-5, atol=2e-5)
-
-
 def copied(learner: Learner) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
 
@@ -131,8 +96,10 @@ def frames(frames_of: Callable[..., list[Frame]]) -> Callable[..., list[Frame]]:
 @pytest.mark.parametrize("horizon", [0, 2])
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", CELLS)
-def test_a_tick_is_the_same(kind: str, rule: str, horizon: int, make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make(kind, rule, horizon=horizon))
+def test_a_tick_is_the_same(
+    pair_of: Any, kind: str, rule: str, horizon: int, make: Any, frames: Any
+) -> None:
+    pair = pair_of(lambda: make(kind, rule, horizon=horizon))
     for frame in frames(10):
         for rows in (frame.x_BI, frame.y_BQ):
             rows[~frame.live_B] = torch.nan
@@ -141,8 +108,10 @@ def test_a_tick_is_the_same(kind: str, rule: str, horizon: int, make: Any, frame
 
 @pytest.mark.parametrize("horizon", [0, 2])
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_is_the_same(loss: str, horizon: int, make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make("gru", loss=LOSSES[loss], horizon=horizon))
+def test_every_loss_is_the_same(
+    pair_of: Any, loss: str, horizon: int, make: Any, frames: Any
+) -> None:
+    pair = pair_of(lambda: make("gru", loss=LOSSES[loss], horizon=horizon))
     for frame in frames(10, LOSSES[loss].n_targets):
         if loss == "bernoulli":
             frame.y_BQ.copy_(frame.y_BQ > 0)
@@ -151,8 +120,10 @@ def test_every_loss_is_the_same(loss: str, horizon: int, make: Any, frames: Any)
 
 @pytest.mark.parametrize("rule", ["ok-gate-3", "tbptt-4-every-3"])
 @pytest.mark.parametrize("update", UPDATES)
-def test_every_update_is_the_same(update: str, rule: str, make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make("lstm", rule, update=UPDATES[update]))
+def test_every_update_is_the_same(
+    pair_of: Any, update: str, rule: str, make: Any, frames: Any
+) -> None:
+    pair = pair_of(lambda: make("lstm", rule, update=UPDATES[update]))
     for frame in frames(10):
         pair.step(frame)
 
@@ -160,9 +131,9 @@ def test_every_update_is_the_same(update: str, rule: str, make: Any, frames: Any
 @pytest.mark.parametrize("horizon", [0, 2])
 @pytest.mark.parametrize("rule", RULES)
 def test_bad_events_leave_their_lane_bitwise_as_it_was(
-    rule: str, horizon: int, make: Any, frames: Any
+    pair_of: Any, rule: str, horizon: int, make: Any, frames: Any
 ) -> None:
-    pair = Pair(lambda: make("lstm", rule, horizon=horizon))
+    pair = pair_of(lambda: make("lstm", rule, horizon=horizon))
     for t, frame in enumerate(frames(9, idle=0.0)):
         frame.scored_B.fill_(True)
         bad = t % 3 if t > 3 else None
@@ -178,8 +149,10 @@ def test_bad_events_leave_their_lane_bitwise_as_it_was(
 
 
 @pytest.mark.parametrize("horizon", [0, 2])
-def test_a_forward_pass_that_diverges_is_refused(horizon: int, make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make("tanh", horizon=horizon))
+def test_a_forward_pass_that_diverges_is_refused(
+    pair_of: Any, horizon: int, make: Any, frames: Any
+) -> None:
+    pair = pair_of(lambda: make("tanh", horizon=horizon))
     for t, frame in enumerate(frames(8, idle=0.0)):
         if t == 5:
             for learner in (pair.fused, pair.twin):
@@ -190,9 +163,9 @@ def test_a_forward_pass_that_diverges_is_refused(horizon: int, make: Any, frames
 
 @pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "ok-row-1", "tbptt-20"])
 def test_bad_credit_restarts_the_lane_and_the_event_counts(
-    rule: str, make: Any, frames: Any
+    pair_of: Any, rule: str, make: Any, frames: Any
 ) -> None:
-    pair = Pair(lambda: make("gru", rule))
+    pair = pair_of(lambda: make("gru", rule))
     for t, frame in enumerate(frames(8, idle=0.0)):
         frame.scored_B.fill_(True)
         if t == 4:
@@ -205,8 +178,8 @@ def test_bad_credit_restarts_the_lane_and_the_event_counts(
         assert got.learned_B.all()
 
 
-def test_a_gradient_that_is_not_finite_moves_nothing(make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make("tanh", "kf", update=lambda: Sgd(lr=0.1)))
+def test_a_gradient_that_is_not_finite_moves_nothing(pair_of: Any, make: Any, frames: Any) -> None:
+    pair = pair_of(lambda: make("tanh", "kf", update=lambda: Sgd(lr=0.1)))
     ticks = frames(4, idle=0.0)
     for frame in ticks[:3]:
         pair.step(frame)
@@ -222,8 +195,10 @@ def test_a_gradient_that_is_not_finite_moves_nothing(make: Any, frames: Any) -> 
 
 
 @pytest.mark.parametrize("rule", ["kf", "tbptt-4-every-3"])
-def test_a_frozen_learner_goes_on_and_learns_nothing(rule: str, make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make("lstm", rule, horizon=2))
+def test_a_frozen_learner_goes_on_and_learns_nothing(
+    pair_of: Any, rule: str, make: Any, frames: Any
+) -> None:
+    pair = pair_of(lambda: make("lstm", rule, horizon=2))
     for t, frame in enumerate(frames(12)):
         pair.fused.teaches = pair.twin.teaches = "nothing" if 3 <= t < 8 else "all"
         before = [p.clone() for p in pair.fused.parameters()]
@@ -282,13 +257,15 @@ def credit_of(learner: Learner) -> Any:
     return learner.recurrence.credit
 
 
-def test_a_ladder_may_move_between_ticks(learner_of: Any, kernels: Any, frames: Any) -> None:
+def test_a_ladder_may_move_between_ticks(
+    pair_of: Any, learner_of: Any, kernels: Any, frames: Any
+) -> None:
     def ladder(cell: Cell, n_lanes: int) -> Fallback:
         generator = signs_of()
         rungs = [Ok(cell, n_lanes, generator, rank=2), Kf(cell, n_lanes, generator)]
         return Fallback([*rungs, Tbptt(cell, n_lanes, window=4, every=3)])
 
-    pair = Pair(lambda: learner_of("gru", ladder, n_lanes=3, dtype=torch.float32))
+    pair = pair_of(lambda: learner_of("gru", ladder, n_lanes=3, dtype=torch.float32))
     for t, frame in enumerate(frames(16)):
         for learner in (pair.fused, pair.twin):
             if t % 3 == 2:
@@ -296,13 +273,13 @@ def test_a_ladder_may_move_between_ticks(learner_of: Any, kernels: Any, frames: 
         if credit_of(pair.fused).owes_from_before:
             assert torch.equal(pair.fused.step(frame).learned_B, pair.twin.step(frame).learned_B)
             assert pair.fused._plan is None  # the gradient is not this rung's alone
-            pair.fused.load_state_dict(copied(pair.twin))
+            pair.follow()
         else:
             pair.step(frame)
 
 
-def test_a_plan_follows_what_is_changed_between_ticks(make: Any, frames: Any) -> None:
-    pair = Pair(lambda: make("tanh"))
+def test_a_plan_follows_what_is_changed_between_ticks(pair_of: Any, make: Any, frames: Any) -> None:
+    pair = pair_of(lambda: make("tanh"))
     for t, frame in enumerate(frames(9)):
         for learner in (pair.fused, pair.twin):
             if t == 3:
@@ -429,11 +406,11 @@ def test_a_learner_says_what_computes_it(
 
 
 def test_every_instruction_set_ticks_the_same(
-    make: Any, frames: Any, kernels: loading.Library, monkeypatch: Any
+    pair_of: Any, make: Any, frames: Any, kernels: loading.Library, monkeypatch: Any
 ) -> None:
     assert kernels.variant == kernels.runs[0]
     for variant in kernels.runs:
         monkeypatch.setattr(loading, "_found", loading.Library(kernels.path, variant))
-        pair = Pair(lambda: make("lstm", "ok-gate-3", horizon=1))
+        pair = pair_of(lambda: make("lstm", "ok-gate-3", horizon=1))
         for frame in frames(10):
             pair.step(frame)

@@ -13,6 +13,7 @@ enum Chunks : int64_t { JOINT = 0, GATE = 1, ROW = 2 };
 enum CellKind : int64_t { TANH = 0, GRU = 1, LSTM = 2, RHN = 3 };
 enum LossKind : int64_t { SQUARED = 0, QUANTILE = 1, GAUSSIAN = 2, CROSS_ENTROPY = 3, BERNOULLI = 4 };
 enum UpdateKind : int64_t { SGD = 0, ADAM = 1 };
+enum Units : int64_t { NO_UNITS = 0, LRU = 1, RTU_LINEAR = 2, RTU_TANH = 3, RTU_RELU = 4, ELSTM = 5 };
 
 // One tick of a credit rule. What the rule keeps comes first, then the tick, then the results.
 struct Observation {
@@ -41,21 +42,36 @@ struct Observation {
   char* work;              // work_bytes(...) bytes, aligned to 64
 };
 
-struct Step {              // an update of one parameter
-  int64_t kind, size;      // size: numbers in the parameter
-  double lr, clip;         // clip 0: no limit
-  double momentum;         // SGD
-  double beta1, beta2, eps;  // ADAM
-  float* parameter;
+struct Parameter {
+  int64_t size;            // numbers in it; 0: there is none
+  float* value;
   float* first;            // SGD: velocity (or null);  ADAM: m
   float* second;           // ADAM: v
+  float* gradient;         // of the recurrence; null for the read-out, whose own is in the work space
+};
+
+struct Step {              // an update of one or two parameters
+  int64_t kind;
+  double lr, clip;         // clip 0: no limit; of the gradients together
+  double momentum;         // SGD
+  double beta1, beta2, eps;  // ADAM
+  Parameter parameters[2];
   double* count;           // ADAM
-  float* norm;             // scalar: norm of the last gradient
+  float* norm;             // scalar: norm of the last gradients
+};
+
+// Units that see no other unit's state, Q parameters each; parameters of LRU and RTU: W (2N, I) and
+// the dynamics (3 or 2, N); of ELSTM: W (2, N, I+2).
+struct Elementwise {
+  int64_t units, Q;        // units: NO_UNITS where the recurrence is dense
+  float* influence;        // (B, K, N, Q)
 };
 
 // A learner whose parts are all shipped ones: what does not change from tick to tick.
 struct Plan {
-  Observation credit;      // drive, carry, input, q, live, signs are filled in by the tick
+  Observation credit;      // drive, carry, input, q, live, signs are filled in by the tick;
+                           // element-wise: B, K, N, gradient, healthy and norm alone
+  Elementwise elementwise;
   int64_t cell, loss, I, P, Q, horizon;
   double tau;
   float* s;                // (B, S)
@@ -68,12 +84,13 @@ struct Plan {
   char* work;              // plan_bytes(...) bytes, aligned to 64
 };
 
-struct Tick {
+struct Tick {              // or the first of several, whose rows follow
   const float* x;          // (B, I)
   const float* y;          // (B, Q)
   const uint8_t* live;     // (B)
   const uint8_t* scored;   // (B)
   const float* signs;
+  int64_t n_signs;         // of a tick
   int64_t frozen;
   int64_t pays;            // whether this tick has a gradient for the recurrence
   int64_t slot;            // which row of the following, one row a tick, receives the outcome

@@ -6,7 +6,7 @@
   int64_t work_bytes(const Observation*);       \
   void observe(const Observation*);             \
   int64_t plan_bytes(const Plan*);              \
-  void tick(const Plan*, const Tick*);          \
+  int64_t ticks(const Plan*, const Tick*, int64_t); \
   }
 VARIANTS(DECLARE)
 
@@ -17,10 +17,10 @@ struct Kernels {
   int64_t (*work_bytes)(const Observation*);
   void (*observe)(const Observation*);
   int64_t (*plan_bytes)(const Plan*);
-  void (*tick)(const Plan*, const Tick*);
+  int64_t (*ticks)(const Plan*, const Tick*, int64_t);
 };
 
-#define ENTRY(variant) {#variant, variant::work_bytes, variant::observe, variant::plan_bytes, variant::tick},
+#define ENTRY(variant) {#variant, variant::work_bytes, variant::observe, variant::plan_bytes, variant::ticks},
 const Kernels all[] = {VARIANTS(ENTRY)};  // best first
 const int count = sizeof all / sizeof all[0];
 
@@ -50,4 +50,6 @@ EXPORT int64_t srn_work_bytes(int64_t variant, const Observation* o) { return al
 EXPORT void srn_observe(int64_t variant, const Observation* o) { all[variant].observe(o); }
 
 EXPORT int64_t srn_plan_bytes(int64_t variant, const Plan* plan) { return all[variant].plan_bytes(plan); }
-EXPORT void srn_tick(int64_t variant, const Plan* plan, const Tick* at) { all[variant].tick(plan, at); }
+EXPORT int64_t srn_ticks(int64_t variant, const Plan* plan, const Tick* at, int64_t n) {
+  return all[variant].ticks(plan, at, n);
+}

@@ -15,7 +15,13 @@ int64_t work_bytes(const Observation* o) {
 
 int64_t plan_bytes(const Plan* plan) {
   Arena arena(nullptr);
-  TickWork(arena, *plan, Sizes(plan->credit));
+  if (plan->elementwise.units != NO_UNITS) {
+    TickWork(arena, *plan, UnitNet::state_size(*plan), UnitNet::width_of(*plan));
+    UnitNet(arena, *plan);
+    return int64_t(arena.used());
+  }
+  TickWork(arena, *plan, DenseNet::state_size(*plan), DenseNet::width_of(*plan));
+  DenseNet(arena, *plan);
   return int64_t(arena.used()) + work_bytes(&plan->credit);
 }
 
@@ -41,6 +47,8 @@ void observe(const Observation* o) {
   }
 }
 
-void tick(const Plan* plan, const Tick* at) { run(*plan, *at); }
+int64_t ticks(const Plan* plan, const Tick* at, int64_t n) {
+  return plan->elementwise.units == NO_UNITS ? run_all<DenseNet>(*plan, *at, n) : run_all<UnitNet>(*plan, *at, n);
+}
 
 }  // namespace KERNELS

@@ -77,6 +77,44 @@ inline float tanh_(float x) {
   return size >= 0.625f ? std::copysign(outer, x) : inner;
 }
 
+// exp(x) - 1 without cancellation near 0
+inline float expm1_(float x) {
+  float y = 1.0f / 40320;
+  y = y * x + 1.0f / 5040;
+  y = y * x + 1.0f / 720;
+  y = y * x + 1.0f / 120;
+  y = y * x + 1.0f / 24;
+  y = y * x + 1.0f / 6;
+  y = y * x + 0.5f;
+  y = y * x * x + x;
+  return std::fabs(x) < 0.4f ? y : exp_(x) - 1.0f;
+}
+
+constexpr float LARGEST_ANGLE = 8192.0f;  // beyond it the reduction below loses digits
+
+// sin and cos to about 1 ulp of 1 for |x| <= LARGEST_ANGLE (Cephes' polynomials)
+inline void sincos_(float x, float& sine, float& cosine) {
+  const float magic = 12582912.0f;
+  const float shifted = x * 0.636619772367581343f + magic;
+  const float n = shifted - magic;
+  const float r = ((x - n * 1.5703125f) - n * 4.837512969970703e-4f) - n * 7.54978995489e-8f;
+  const float z = r * r;
+  float s = -1.9515295891e-4f;
+  s = s * z + 8.3321608736e-3f;
+  s = s * z - 1.6666654611e-1f;
+  s = s * z * r + r;
+  float c = 2.443315711809948e-5f;
+  c = c * z - 1.388731625493765e-3f;
+  c = c * z + 4.166664568298827e-2f;
+  c = c * z * z - 0.5f * z + 1.0f;
+  int32_t quarter;
+  std::memcpy(&quarter, &shifted, 4);
+  const bool swapped = quarter & 1;
+  const float a = swapped ? c : s, b = swapped ? s : c;
+  sine = quarter & 2 ? -a : a;
+  cosine = (quarter + 1) & 2 ? -b : b;
+}
+
 // Takes pieces of the caller's work space, or counts them where there is none.
 class Arena {
  public:

@@ -1,6 +1,7 @@
 // One whole tick of a learner whose parts are all shipped ones: stream_rnn/learner.py, step().
 #pragma once
 #include "cells.hpp"
+#include "elementwise.hpp"
 #include "readout.hpp"
 #include "update.hpp"
 #include "window.hpp"
@@ -15,63 +16,102 @@ inline bool within(const float* x, int n, float limit) {  // NaN is not
   return sound;
 }
 
+void observe(const Observation* o);
+
+// A dense cell and its credit rule, as the recurrence of a tick.
+struct DenseNet {
+  const Plan& plan;
+  Observation o;
+  const Sizes z;
+  const int S;
+  float *drive, *carry, *u, *pre;
+
+  DenseNet(Arena& arena, const Plan& plan_) : plan(plan_), o(plan_.credit), z(o), S(z.S) {
+    const size_t B = o.B;
+    drive = arena.take<float>(B * z.K * z.Z);
+    carry = arena.take<float>(B * z.K * S);
+    u = arena.take<float>(B * z.M);
+    pre = arena.take<float>(z.Z);
+    o.work = arena.rest();
+  }
+
+  int width() const { return z.N; }
+  static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
+  static int width_of(const Plan& plan) { return int(plan.credit.N); }
+  void look() const {}
+
+  // s_t of lane b; what the cell reads is [x, h_tm1, 1]
+  void step(int64_t b, const float* x, const float* s_tm1, float* s_t, bool keeps) const {
+    const int I = int(plan.I);
+    float* input = u + b * z.M;
+    std::memcpy(input, x, sizeof(float) * I);
+    std::memcpy(input + I, s_tm1, sizeof(float) * z.N);
+    input[I + z.N] = 1;
+    drive_of(z.Z, z.M, plan.recurrent.parameters[0].value, input, pre);
+    activate(plan.cell, z.N, pre, s_tm1, s_t, keeps ? drive + b * z.K * z.Z : nullptr, carry + b * z.K * S);
+  }
+  void forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+    step(b, x, s_tm1, s_t, true);
+  }
+  void ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+    step(b, x, s_tm1, s_t, false);
+  }
+
+  void learn(const Tick& tick, const uint8_t* ready, const float* const*, const float*, const float* q) {
+    o.drive = drive;
+    o.carry = carry;
+    o.input = u;
+    o.q = q;
+    o.live = ready;
+    o.signs = tick.signs;
+    o.pays = tick.pays;
+    observe(&o);
+    if (plan.mask && tick.pays)
+      for (int64_t i = 0; i < plan.recurrent.parameters[0].size; i++)
+        o.gradient[i] = plan.mask[i] ? o.gradient[i] : 0.0f;
+  }
+};
+
 struct TickWork {
-  float *candidate, *drive, *carry, *u, *q, *o, *slope, *features, *head_gradient, *z;
+  float *candidate, *q, *o, *slope, *features, *head_gradient;
+  const float** x;
   uint8_t *live, *ready, *scored;
-  TickWork(Arena& arena, const Plan& plan, const Sizes& z_) {
-    const size_t B = plan.credit.B, S = z_.S, F = z_.N + plan.I + 1;
+  TickWork(Arena& arena, const Plan& plan, int S, int width) {
+    const size_t B = plan.credit.B, F = width + plan.I + 1;
     candidate = arena.take<float>(B * S);
-    drive = arena.take<float>(B * z_.K * z_.Z);
-    carry = arena.take<float>(B * z_.K * S);
-    u = arena.take<float>(B * z_.M);
     q = arena.take<float>(B * S);
     o = arena.take<float>(B * plan.P);
     slope = arena.take<float>(B * plan.P);
     features = arena.take<float>(B * F);
     head_gradient = arena.take<float>(plan.P * F);
-    z = arena.take<float>(z_.Z);
+    x = arena.take<const float*>(B);
     live = arena.take<uint8_t>(B);
     ready = arena.take<uint8_t>(B);
     scored = arena.take<uint8_t>(B);
   }
 };
 
-// h_t and o_t of a lane from state s_tm1; what the cell reads is [x, h_tm1, 1].
-static void forward(const Plan& plan, const Sizes& z, const TickWork& w, const float* x,
-                    const float* s_tm1, float* s_t, float* u, float* drive, float* carry) {
-  const int I = int(plan.I);
-  const float* W = plan.recurrent.parameter;
-  std::memcpy(u, x, sizeof(float) * I);
-  std::memcpy(u + I, s_tm1, sizeof(float) * z.N);
-  u[I + z.N] = 1;
-  drive_of(z.Z, z.M, W, u, w.z);
-  activate(plan.cell, z.N, w.z, s_tm1, s_t, drive, carry);
-}
-
-static void read_out(const Plan& plan, const Sizes& z, const float* h, const float* x, float* features,
-                     float* o) {
-  const int I = int(plan.I), F = z.N + I + 1;
-  std::memcpy(features, h, sizeof(float) * z.N);
-  std::memcpy(features + z.N, x, sizeof(float) * I);
+static void read_out(const Plan& plan, int width, const float* h, const float* x, float* features, float* o) {
+  const int I = int(plan.I), F = width + I + 1;
+  std::memcpy(features, h, sizeof(float) * width);
+  std::memcpy(features + width, x, sizeof(float) * I);
   features[F - 1] = 1;
-  drive_of(int(plan.P), F, plan.readout.parameter, features, o);
+  drive_of(int(plan.P), F, plan.readout.parameters[0].value, features, o);
 }
 
-void observe(const Observation* o);
-
-static void run(const Plan& plan, const Tick& tick) {
-  Observation o = plan.credit;
-  const Sizes z(o);
-  Arena arena(plan.work);
-  const TickWork w(arena, plan, z);
-  const int64_t B = o.B;
-  const int I = int(plan.I), P = int(plan.P), Q = int(plan.Q), F = z.N + I + 1, k = int(plan.horizon);
+// The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live and scored.
+template <class Net>
+static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
+  const int64_t B = plan.credit.B;
+  const int S = net.S, N = net.width();
+  const int I = int(plan.I), P = int(plan.P), Q = int(plan.Q), F = N + I + 1, k = int(plan.horizon);
   uint8_t *learned = tick.learned + tick.slot * B, *rejected = tick.rejected + tick.slot * B;
   uint8_t *restarted = tick.restarted + tick.slot * B, *updated = tick.updated + tick.slot;
   float *prediction = tick.prediction + tick.slot * B * P, *loss = tick.loss + tick.slot * B;
 
   // the forward pass: which events are sane, and what comes out
   int64_t n_scored = 0;
+  net.look();
   for (int64_t b = 0; b < B; b++) {
     const float *x = tick.x + b * I, *y = tick.y + b * Q;
     bool live = tick.live[b], scored = live && tick.scored[b];
@@ -84,12 +124,12 @@ static void run(const Plan& plan, const Tick& tick) {
     }
     scored = scored && ready;
     if (ready) {
-      float *s_t = w.candidate + b * z.S, *out = w.o + b * P;
-      forward(plan, z, w, x_learn, plan.s + b * z.S, s_t, w.u + b * z.M, w.drive + b * z.K * z.Z,
-              w.carry + b * z.K * z.S);
-      read_out(plan, z, s_t, x_learn, w.features + b * F, out);
-      if (!within(s_t, z.N, DIVERGED) || !within(out, P, DIVERGED)) live = ready = scored = false;
+      float *s_t = w.candidate + b * S, *out = w.o + b * P;
+      net.forward(b, x_learn, plan.s + b * S, s_t);
+      read_out(plan, N, s_t, x_learn, w.features + b * F, out);
+      if (!within(s_t, N, DIVERGED) || !within(out, P, DIVERGED)) live = ready = scored = false;
     }
+    w.x[b] = x_learn;
     w.live[b] = live;
     w.ready[b] = ready;
     w.scored[b] = scored;
@@ -98,53 +138,47 @@ static void run(const Plan& plan, const Tick& tick) {
     rejected[b] = tick.live[b] && !live;
   }
 
-  // the loss, its slope, and what it asks of the recurrence; new states are committed
+  // the loss, its slope, and what it asks of the recurrence
   std::memset(w.head_gradient, 0, sizeof(float) * P * F);
-  std::memset(w.q, 0, sizeof(float) * B * z.S);
+  std::memset(w.q, 0, sizeof(float) * B * S);
   for (int64_t b = 0; b < B; b++) {
     loss[b] = 0;
-    if (w.scored[b]) {
-      float *slope = w.slope + b * P, *q = w.q + b * z.S;
-      loss[b] = evaluate(plan, w.o + b * P, tick.y + b * Q, slope);
-      for (int i = 0; i < P; i++) {
-        const float s = slope[i] /= float(n_scored);
-        const float *V = plan.readout.parameter + size_t(i) * F, *features = w.features + b * F;
-        float* gradient = w.head_gradient + size_t(i) * F;
-        for (int n = 0; n < z.N; n++) q[n] += s * V[n];
-        for (int n = 0; n < F; n++) gradient[n] += s * features[n];
-      }
+    if (!w.scored[b]) continue;
+    float *slope = w.slope + b * P, *q = w.q + b * S;
+    loss[b] = evaluate(plan, w.o + b * P, tick.y + b * Q, slope);
+    for (int i = 0; i < P; i++) {
+      const float s = slope[i] /= float(n_scored);
+      const float *V = plan.readout.parameters[0].value + size_t(i) * F, *features = w.features + b * F;
+      float* gradient = w.head_gradient + size_t(i) * F;
+      for (int n = 0; n < N; n++) q[n] += s * V[n];
+      for (int n = 0; n < F; n++) gradient[n] += s * features[n];
     }
-    if (w.ready[b]) std::memcpy(plan.s + b * z.S, w.candidate + b * z.S, sizeof(float) * z.S);
   }
 
-  // credit
-  o.drive = w.drive;
-  o.carry = w.carry;
-  o.input = w.u;
-  o.q = w.q;
-  o.live = w.ready;
-  o.signs = tick.signs;
-  o.pays = tick.pays;
-  o.work = arena.rest();
-  observe(&o);
-  if (plan.mask && tick.pays)
-    for (int64_t i = 0; i < plan.recurrent.size; i++) o.gradient[i] = plan.mask[i] ? o.gradient[i] : 0.0f;
+  // credit; new states are committed
+  net.learn(tick, w.ready, w.x, w.candidate, w.q);
+  for (int64_t b = 0; b < B; b++)
+    if (w.ready[b]) std::memcpy(plan.s + b * S, w.candidate + b * S, sizeof(float) * S);
 
   // updates: a zero gradient is not a no-op, an update needs a lane that is owed one and sound
   *updated = 0;
   bool is_owed = false;
   for (int64_t b = 0; b < B; b++) {
-    restarted[b] = w.ready[b] && !o.healthy[b];
+    restarted[b] = w.ready[b] && !plan.credit.healthy[b];
     if (!tick.frozen) plan.owed[b] |= w.scored[b];
-    is_owed |= plan.owed[b] && o.healthy[b];
+    is_owed |= plan.owed[b] && plan.credit.healthy[b];
   }
   if (!tick.frozen) {
-    update(plan.readout, w.head_gradient, n_scored > 0);
-    if (tick.pays) *updated = update(plan.recurrent, o.gradient, is_owed);
+    const float* of_head[2] = {w.head_gradient, nullptr};
+    const Parameter* moved = plan.recurrent.parameters;
+    const float* of_net[2] = {moved[0].gradient, moved[1].gradient};
+    update(plan.readout, of_head, n_scored > 0);
+    if (tick.pays) *updated = update(plan.recurrent, of_net, is_owed);
   }
   if (tick.pays) std::memset(plan.owed, 0, B);
 
   // what is published: of the event itself, or of the second state, k events ahead
+  if (k) net.look();
   for (int64_t b = 0; b < B; b++) {
     float* out = prediction + b * P;
     if (!w.live[b]) {
@@ -153,17 +187,43 @@ static void run(const Plan& plan, const Tick& tick) {
     }
     if (k) {
       const float* x = tick.x + b * I;
-      float *ahead = plan.ahead + b * z.S, *next = w.candidate + b * z.S;
+      float *ahead = plan.ahead + b * S, *next = w.candidate + b * S;
       std::memcpy(plan.waiting + (b * k + wrapped(plan.count[b], k)) * I, x, sizeof(float) * I);
       plan.count[b]++;
-      forward(plan, z, w, x, ahead, next, w.u + b * z.M, nullptr, nullptr);
-      std::memcpy(ahead, next, sizeof(float) * z.S);
-      read_out(plan, z, ahead, x, w.features + b * F, out);
+      net.ahead(b, x, ahead, next);
+      std::memcpy(ahead, next, sizeof(float) * S);
+      read_out(plan, N, ahead, x, w.features + b * F, out);
     } else {
       std::memcpy(out, w.o + b * P, sizeof(float) * P);
     }
     publish(plan, out);
   }
+}
+
+// Ticks one after another, `at` the first of them; ends after one that the loop must hear of at
+// once: credit that restarted, or an update that was refused. Returns how many there were.
+template <class Net>
+static int64_t run_all(const Plan& plan, Tick at, int64_t ticks) {
+  Arena arena(plan.work);
+  const TickWork w(arena, plan, Net::state_size(plan), Net::width_of(plan));
+  Net net(arena, plan);
+  const int64_t B = plan.credit.B, n_signs = at.n_signs;
+  for (int64_t t = 0; t < ticks; t++) {
+    run(plan, at, net, w);
+    bool calm = true, scored = false;
+    for (int64_t b = 0; b < B; b++) {
+      calm &= !at.restarted[at.slot * B + b];
+      scored |= at.learned[at.slot * B + b];
+    }
+    if (!calm || (scored && at.pays && !at.frozen && !at.updated[at.slot])) return t + 1;
+    at.x += B * plan.I;
+    at.y += B * plan.Q;
+    at.live += B;
+    at.scored += B;
+    at.signs += n_signs;
+    at.slot++;
+  }
+  return ticks;
 }
 
 }  // namespace KERNELS

@@ -1,0 +1,167 @@
+"""The recurrence of a plan: what the library is told of it, and what it is told of each tick.
+
+Axes: B lanes, I inputs, K blocks, G gates, N units, S = K*N, Z = G*N, M = I+N+1, C chunks, Q
+parameters of an element-wise unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from stream_rnn.credit import Kf, Ok, Tbptt
+from stream_rnn.credit.base import Noisy
+from stream_rnn.native import loading
+from stream_rnn.native.loading import Observation, Tick
+from stream_rnn.native.observe import Shape, observation_of
+from stream_rnn.plan.parts import UNITS, Units, active_rule, units_of
+from stream_rnn.recurrence import Dense, Recurrence
+
+
+class Recurrent(Protocol):
+    """One recurrence's share in a plan.
+
+    Attributes:
+        gradients: where the library writes those of the parameters.
+    """
+
+    gradients: Sequence[Tensor]
+
+    def describe(self, plan: loading.Plan) -> None:
+        """Fill in what does not change from tick to tick."""
+
+    def fits(self, recurrence: Recurrence) -> bool:
+        """Whether every tensor is where it was."""
+
+    def ready(self, tick: Tick, frozen: bool) -> bool:
+        """Fill in what belongs to the coming tick; False: this tick is not the library's."""
+
+    def calm_ticks(self) -> int:
+        """How many coming ticks differ in their events alone."""
+
+    def adopt(self, pays: bool, n: int) -> None:
+        """`n` ticks were taken."""
+
+
+class DenseRecurrent:
+    """A dense cell and its credit rule."""
+
+    def __init__(self, recurrence: Dense, rule: Kf | Ok | Tbptt) -> None:
+        self._recurrence, self._rule = recurrence, rule
+        self._cell, self._W_ZM = recurrence.cell, recurrence.W_ZM
+        B = recurrence.n_lanes
+        # results that the rule reports of the last tick
+        self.gradients: Sequence[Tensor] = (torch.zeros(recurrence.cell.weight_shape),)
+        self._healthy_B = torch.ones(B, dtype=torch.bool)
+        self._facts = {} if type(rule) is Tbptt else {"influence_norm": _doubles(B)}
+        if type(rule) is Ok:
+            self._facts["variance"] = _doubles(B * rule.native_shape.n_chunks)
+        mask_ZM = recurrence.cell.mask_ZM
+        self._mask_ZM = None if mask_ZM is None else mask_ZM.contiguous()
+        # pointers into these stay valid as long as these are the tensors in use
+        self._kept = [(rule.lane_state, name, t) for name, t in rule.lane_state.items()]
+
+    def describe(self, plan: loading.Plan) -> None:
+        cell, rule, lanes = self._cell, self._rule, self._recurrence.lane_state
+        sizes = (
+            *(self._recurrence.n_lanes, cell.blocks, cell.gates, cell.n_units),
+            cell.weight_shape[1],
+        )
+        state = {name: tensor.data_ptr() for name, tensor in rule.lane_state.items()}
+        if isinstance(rule, Tbptt):
+            o = observation_of(Shape("tbptt", *sizes, u="", A=""))
+            o.window = rule.window
+            o.u, o.J_h, o.owed = state["u_BTM"], state["J_h_BTSN"], state["owed_BTS"]
+            o.carries, o.drives = state["carry_BTKKN"], state["drive_BTKGN"]
+            o.newest = state["newest_B"]
+        else:
+            o = observation_of(rule.native_shape)
+            o.u, o.A = state[rule.native_shape.u], state[rule.native_shape.A]
+        o.W_h = self._W_ZM[:, cell.n_inputs :].data_ptr()
+        o.W_stride = self._W_ZM.stride(0)
+        _results(o, self.gradients[0], self._healthy_B, self._facts.get("influence_norm"))
+        if "variance" in self._facts:
+            o.variance = self._facts["variance"].data_ptr()
+        plan.credit = o
+        plan.s, plan.ahead = lanes["s_BS"].data_ptr(), lanes["ahead_BS"].data_ptr()
+        plan.mask = None if self._mask_ZM is None else self._mask_ZM.data_ptr()
+
+    def fits(self, recurrence: Recurrence) -> bool:
+        if recurrence is not self._recurrence or self._recurrence.W_ZM is not self._W_ZM:
+            return False
+        credit = self._recurrence.credit
+        if credit is not self._rule and active_rule(credit) is not self._rule:
+            return False
+        return all(place[name] is tensor for place, name, tensor in self._kept)
+
+    def ready(self, tick: Tick, frozen: bool) -> bool:
+        rule = self._rule
+        tick.pays = True
+        if isinstance(rule, Noisy):
+            tick.signs = rule.sign_address()
+        else:
+            if frozen and rule.every > 1:
+                return False  # losses that are not to be taught must not wait in the window
+            tick.pays = rule.pays_next()
+        return True
+
+    def calm_ticks(self) -> int:
+        return 1
+
+    def adopt(self, pays: bool, n: int) -> None:
+        fidelity = self._recurrence.fidelity
+        if fidelity is not None:
+            fidelity.pass_over()
+        self._rule.adopt(self.gradients[0] if pays else None, self._healthy_B, self._facts)
+
+
+class UnitsRecurrent:
+    """Element-wise units, whose exact traces are their credit."""
+
+    def __init__(self, recurrence: Units) -> None:
+        self._recurrence = recurrence
+        self._state = dict(recurrence.lane_state)
+        self._parameters = recurrence.parameters()
+        self.gradients: Sequence[Tensor] = [torch.zeros_like(p) for p in self._parameters]
+        self._healthy_B = torch.ones(recurrence.n_lanes, dtype=torch.bool)
+        self._norm_B = _doubles(recurrence.n_lanes)
+
+    def describe(self, plan: loading.Plan) -> None:
+        state = self._state
+        B, K, N, Q = state["influence_BKNQ"].shape
+        o = Observation(B=B, K=K, N=N)
+        _results(o, self.gradients[0], self._healthy_B, self._norm_B)
+        plan.credit = o
+        plan.elementwise.units, plan.elementwise.Q = UNITS[units_of(self._recurrence)], Q
+        plan.elementwise.influence = state["influence_BKNQ"].data_ptr()
+        plan.s, plan.ahead = state["s_BKN"].data_ptr(), state["ahead_BKN"].data_ptr()
+
+    def fits(self, recurrence: Recurrence) -> bool:
+        mine, lanes = self._recurrence, self._recurrence.lane_state
+        return (
+            recurrence is mine
+            and all(lanes[name] is tensor for name, tensor in self._state.items())
+            and all(a is b for a, b in zip(mine.parameters(), self._parameters, strict=True))
+        )
+
+    def ready(self, tick: Tick, frozen: bool) -> bool:
+        tick.pays = True
+        return True
+
+    def calm_ticks(self) -> int:
+        return 1 << 30
+
+    def adopt(self, pays: bool, n: int) -> None:
+        self._recurrence.adopt(self._healthy_B, self._norm_B)
+
+
+def _results(o: Observation, gradient: Tensor, healthy_B: Tensor, norm_B: Tensor | None) -> None:
+    o.gradient, o.healthy = gradient.data_ptr(), healthy_B.data_ptr()
+    o.norm = None if norm_B is None else norm_B.data_ptr()
+
+
+def _doubles(n: int) -> Tensor:
+    return torch.zeros(n, dtype=torch.float64)
