@@ -20,6 +20,8 @@ from stream_rnn.native.observe import Shape, observation_of
 from stream_rnn.plan.parts import UNITS, Units, active_rule, units_of
 from stream_rnn.recurrence import Dense, Recurrence
 
+ROOM = 16  # numbers of the widest vector
+
 
 class Recurrent(Protocol):
     """One recurrence's share in a plan.
@@ -125,7 +127,7 @@ class UnitsRecurrent:
         self._recurrence = recurrence
         self._state = dict(recurrence.lane_state)
         self._parameters = recurrence.parameters()
-        self.gradients: Sequence[Tensor] = [torch.zeros_like(p) for p in self._parameters]
+        self.gradients: Sequence[Tensor] = [_with_room(p) for p in self._parameters]
         self._healthy_B = torch.ones(recurrence.n_lanes, dtype=torch.bool)
         self._norm_B = _doubles(recurrence.n_lanes)
 
@@ -161,6 +163,12 @@ class UnitsRecurrent:
 def _results(o: Observation, gradient: Tensor, healthy_B: Tensor, norm_B: Tensor | None) -> None:
     o.gradient, o.healthy = gradient.data_ptr(), healthy_B.data_ptr()
     o.norm = None if norm_B is None else norm_B.data_ptr()
+
+
+def _with_room(parameter: Tensor) -> Tensor:
+    """Zeros like it; the library writes whole vectors, beyond the end too."""
+    n = parameter.numel()
+    return torch.zeros(n + ROOM)[:n].view(parameter.shape)
 
 
 def _doubles(n: int) -> Tensor:

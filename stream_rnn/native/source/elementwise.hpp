@@ -10,6 +10,7 @@
 namespace KERNELS {
 
 constexpr float LONGEST_DECAY = 100.0f, TINY = 1e-30f;  // stream_rnn/recurrence
+constexpr int PAD = VL > 8 ? VL : 8;
 constexpr float MOST_TRACES = 1e8f;  // EXPLODED of stream_rnn/credit/base.py, in float32
 
 struct UnitNet {
@@ -31,7 +32,7 @@ struct UnitNet {
   UnitNet(Arena& arena, const Plan& plan_)
       : plan(plan_), e(plan_.elementwise), K(int(plan_.credit.K)), N(int(plan_.credit.N)),
         I(int(plan_.I)), Q(int(e.Q)), S(K * N), row(N * Q) {
-    const size_t padded = size_t(row) + VL, B = plan.credit.B;
+    const size_t padded = size_t(row) + 2 * VL, B = plan.credit.B;
     float** per_unit[] = {&re, &im, &decay, &phase, &gain, &gain_slope};
     for (float** each : per_unit) *each = arena.take<float>(N);
     J_re = arena.take<float>(padded);
@@ -45,7 +46,7 @@ struct UnitNet {
     moved = arena.take<float>(B * 2 * N);
     raw = arena.take<float>(B * 2 * N);
     inner = arena.take<float>(2 * N);
-    x_padded = arena.take<float>(size_t(I) + VL);
+    x_padded = arena.take<float>(size_t(I) + PAD);
   }
 
   int width() const { return S; }
@@ -61,35 +62,40 @@ struct UnitNet {
     }
   }
 
-  // value (N) times x, into the columns from `first` on of each unit
-  void spread_inputs(const float* value, int first, float* out) const {
-    for (int n = 0; n < N; n++) {
-      const vf v = all(value[n]);
-      for (int i = 0; i < I; i += VL) store(out + n * Q + first + i, v * load(x_padded + i));
-    }
+  void pad(const float* x) const {
+    std::memcpy(x_padded, x, sizeof(float) * I);
+    std::memset(x_padded + I, 0, sizeof(float) * PAD);
+  }
+
+  // rows of `size` numbers of `from`, Q apart, side by side; `to` has room for VL more
+  void gather(const float* from, int size, float* to) const {
+    for (int n = 0; n < N; n++)
+      for (int i = 0; i < size; i += VL) store(to + size_t(n) * size + i, load(from + n * Q + i));
   }
 
   // What follows from the parameters as they are: once a tick, for all lanes.
   void look() const {
     if (e.units == ELSTM) return;
     const float* dynamics = plan.recurrent.parameters[1].value;
-    float largest = 0;
     for (int n = 0; n < N; n++) {
       const float d = exp_(dynamics[n]);
       decay[n] = d < LONGEST_DECAY ? d : LONGEST_DECAY;
-      phase[n] = exp_(dynamics[N + n]);
-      largest = phase[n] > largest ? phase[n] : largest;
-      const float size = exp_(-decay[n]);
-      float s, c;
-      sincos_(phase[n], s, c);
-      re[n] = size * c;
-      im[n] = size * s;
     }
-    if (!(largest <= LARGEST_ANGLE))
-      for (int n = 0; n < N; n++) {
-        re[n] = exp_(-decay[n]) * std::cos(phase[n]);
-        im[n] = exp_(-decay[n]) * std::sin(phase[n]);
-      }
+    int far = 0;
+    for (int n = 0; n < N; n++) {
+      phase[n] = exp_(dynamics[N + n]);
+      far |= phase[n] > LARGEST_ANGLE;
+    }
+    for (int n = 0; n < N; n++) sincos_(phase[n], im[n], re[n]);
+    for (int n = 0; n < N && far; n++) {
+      re[n] = std::cos(phase[n]);
+      im[n] = std::sin(phase[n]);
+    }
+    for (int n = 0; n < N; n++) {
+      const float size = exp_(-decay[n]);
+      re[n] *= size;
+      im[n] *= size;
+    }
     if (e.units == LRU) {
       for (int n = 0; n < N; n++) gain[n] = exp_(dynamics[2 * N + n]);
     } else {
@@ -104,10 +110,12 @@ struct UnitNet {
   void forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
     const float* W = plan.recurrent.parameters[0].value;
     float *m = moved + b * 2 * N, *r = raw + b * 2 * N;
+    pad(x);
     if (e.units == ELSTM) {
+      short_rows(W, 2 * N, I + 2, I, x_padded, inner);
       for (int j = 0; j < 2 * N; j++) {
         const float* w = W + size_t(j) * (I + 2);
-        inner[j] = dot(w, x, I) + (w[I] * s_tm1[j < N ? j : j - N] + w[I + 1]);
+        inner[j] += w[I] * s_tm1[j < N ? j : j - N] + w[I + 1];
       }
       for (int n = 0; n < N; n++) {
         const float f = logistic(inner[n]), z = tanh_(inner[N + n]);
@@ -118,7 +126,7 @@ struct UnitNet {
       }
       return;
     }
-    for (int j = 0; j < 2 * N; j++) r[j] = dot(W + size_t(j) * I, x, I);
+    short_rows(W, 2 * N, I, I, x_padded, r);
     for (int n = 0; n < N; n++) {
       m[n] = re[n] * s_tm1[n] - im[n] * s_tm1[N + n];
       m[N + n] = im[n] * s_tm1[n] + re[n] * s_tm1[N + n];
@@ -134,8 +142,7 @@ struct UnitNet {
   // The immediate derivatives of lane b, into `fresh`, and what the whole row is multiplied with.
   void immediate(int64_t b, const float* x, const float* s_t) const {
     const float *m = moved + b * 2 * N, *r = raw + b * 2 * N;
-    std::memcpy(x_padded, x, sizeof(float) * I);
-    std::memset(x_padded + I, 0, sizeof(float) * VL);
+    pad(x);
     if (e.units == ELSTM) {
       const float *W = plan.recurrent.parameters[0].value, *f = m, *z = m + N, *c = r;
       for (int n = 0; n < N; n++) {
@@ -255,27 +262,21 @@ struct UnitNet {
     }
   }
 
-  // From the order of the traces to that of the parameters.
+  // From the order of the traces to that of the parameters, whose gradients have room for VL more.
   void hand_over() const {
     float* gradient = plan.recurrent.parameters[0].gradient;
     if (e.units == ELSTM) {
-      const int U = I + 2;
-      for (int n = 0; n < N; n++)
-        for (int g = 0; g < 2; g++)
-          std::memcpy(gradient + (size_t(g) * N + n) * U, sums[0] + n * Q + g * U, sizeof(float) * U);
+      gather(sums[0], I + 2, gradient);
+      gather(sums[0] + I + 2, I + 2, gradient + size_t(N) * (I + 2));
       return;
     }
     const bool turns = e.units == LRU || e.units == RTU_LINEAR;
     const int at = turns ? I : 2 * I, P = Q - at;
+    gather(sums[0], I, gradient);
+    gather(turns ? sums[1] : sums[0] + I, I, gradient + size_t(N) * I);
     float* dynamics = plan.recurrent.parameters[1].gradient;
-    for (int n = 0; n < N; n++) {
-      const float *from = sums[0] + n * Q, *turned = turns ? sums[1] + n * Q : from + I;
-      for (int i = 0; i < I; i++) {
-        gradient[size_t(n) * I + i] = from[i];
-        gradient[size_t(N + n) * I + i] = turned[i];
-      }
-      for (int p = 0; p < P; p++) dynamics[p * N + n] = from[at + p];
-    }
+    for (int n = 0; n < N; n++)
+      for (int p = 0; p < P; p++) dynamics[p * N + n] = sums[0][n * Q + at + p];
   }
 
   // Exact RTRL of one tick: traces, health and gradient; x (B, .) and states as in the forward pass.
@@ -285,7 +286,7 @@ struct UnitNet {
       spread(re, J_re);
       spread(im, J_im);
     }
-    for (int i = 0; i < 2; i++) std::memset(sums[i], 0, sizeof(float) * (size_t(row) + VL));
+    for (int i = 0; i < 2; i++) std::memset(sums[i], 0, sizeof(float) * size_t(row));
     for (int64_t b = 0; b < o.B; b++) {
       o.healthy[b] = 1;
       o.norm[b] = 0;

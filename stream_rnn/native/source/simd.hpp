@@ -40,6 +40,78 @@ inline float dot(const float* a, const float* b, int n) {
   return sum(acc0 + acc1) + rest;
 }
 
+// Up to VL numbers, as a vector that ends in zeros; and back.
+inline vf load_some(const float* p, int n) {
+#if defined(__AVX512F__)
+  return vf(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p));
+#else
+  float part[VL] = {};
+  std::memcpy(part, p, sizeof(float) * n);
+  return load(part);
+#endif
+}
+inline void store_some(float* p, vf v, int n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), __m512(v));
+#else
+  float part[VL];
+  store(part, v);
+  std::memcpy(p, part, sizeof(float) * n);
+#endif
+}
+
+// The square root of v >= 0, and 1/v of v > 0, to about 1 ulp.
+inline vf roots(vf v) {
+#if defined(__AVX512F__)
+  const vf y = vf(_mm512_maskz_rsqrt14_ps(_mm512_cmp_ps_mask(__m512(v), _mm512_setzero_ps(), _CMP_GT_OQ), __m512(v)));
+  const vf r = v * y;
+  return r + all(0.5f) * y * (v - r * r);
+#elif defined(__AVX2__)
+  return vf(_mm256_sqrt_ps(__m256(v)));
+#else
+  for (int i = 0; i < VL; i++) v[i] = std::sqrt(v[i]);
+  return v;
+#endif
+}
+inline vf inverse(vf v) {
+#if defined(__AVX512F__)
+  const vf y = vf(_mm512_rcp14_ps(__m512(v)));
+  return y + y * (all(1.0f) - v * y);
+#else
+  return all(1.0f) / v;
+#endif
+}
+
+// W x for `rows` rows of W (I numbers, `stride` apart) where I is small. `x` goes on with zeros, up
+// to a multiple of 8.
+inline void short_rows(const float* W, int rows, int stride, int I, const float* x, float* out) {
+  int row = 0;
+#if defined(__AVX2__)
+  const int last = (I - 1) / 8 * 8;
+  alignas(32) int32_t bits[8];
+  for (int i = 0; i < 8; i++) bits[i] = last + i < I ? -1 : 0;
+  const __m256i mask = _mm256_load_si256(reinterpret_cast<const __m256i*>(bits));
+  for (; row + 4 <= rows; row += 4) {
+    const float* w = W + size_t(row) * stride;
+    __m256 sums[4];
+    const __m256 end = _mm256_loadu_ps(x + last);
+    for (int k = 0; k < 4; k++) sums[k] = _mm256_mul_ps(_mm256_maskload_ps(w + k * stride + last, mask), end);
+    for (int i = 0; i < last; i += 8) {
+      const __m256 xs = _mm256_loadu_ps(x + i);
+      for (int k = 0; k < 4; k++) sums[k] = _mm256_fmadd_ps(_mm256_loadu_ps(w + k * stride + i), xs, sums[k]);
+    }
+    const __m256 a = _mm256_hadd_ps(sums[0], sums[1]), b = _mm256_hadd_ps(sums[2], sums[3]);
+    const __m256 c = _mm256_hadd_ps(a, b);
+    _mm_storeu_ps(out + row, _mm_add_ps(_mm256_castps256_ps128(c), _mm256_extractf128_ps(c, 1)));
+  }
+#endif
+  for (; row < rows; row++) {
+    float sum = 0;
+    for (int i = 0; i < I; i++) sum += W[size_t(row) * stride + i] * x[i];
+    out[row] = sum;
+  }
+}
+
 // exp to about 1 ulp within +-87, saturating beyond; NaN stays NaN (Cephes' polynomial)
 inline float exp_(float x) {
   x = x > 88.0f ? 88.0f : x;

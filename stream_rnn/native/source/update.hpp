@@ -40,11 +40,25 @@ static bool update(const Step& step, const float* const gradients[2], bool ok) {
     float* __restrict first = p.first;
     float* __restrict second = p.second;
     if (step.kind == ADAM) {
-      for (int64_t i = 0; i < p.size; i++) {
-        const float g = gradient[i] * scale;
-        first[i] += a * (g - first[i]);
-        second[i] = second[i] * b + c * g * g;
-        value[i] -= rate * (first[i] / (std::sqrt(second[i]) * by_root + eps));
+      const vf of_first = all(a), keeps = all(b), of_second = all(c), tiny = all(eps), to_root = all(by_root);
+      const auto moved = [&](vf g, vf& m, vf& v) {
+        m += of_first * (g - m);
+        v = v * keeps + of_second * g * g;
+        return all(rate) * m * inverse(roots(v) * to_root + tiny);
+      };
+      int64_t i = 0;
+      for (; i + VL <= p.size; i += VL) {
+        vf m = load(first + i), v = load(second + i);
+        store(value + i, load(value + i) - moved(load(gradient + i) * all(scale), m, v));
+        store(first + i, m);
+        store(second + i, v);
+      }
+      if (const int left = int(p.size - i)) {
+        vf m = load_some(first + i, left), v = load_some(second + i, left);
+        const vf by = moved(load_some(gradient + i, left) * all(scale), m, v);
+        store_some(value + i, load_some(value + i, left) - by, left);
+        store_some(first + i, m, left);
+        store_some(second + i, v, left);
       }
     } else if (first) {
       for (int64_t i = 0; i < p.size; i++) {
