@@ -133,12 +133,12 @@ class UnitsRecurrent:
 
     def describe(self, plan: loading.Plan) -> None:
         state = self._state
-        B, K, N, Q = state["influence_BKNQ"].shape
+        B, K, Q, N = state["influence_BKQN"].shape
         o = Observation(B=B, K=K, N=N)
         _results(o, self.gradients[0], self._healthy_B, self._norm_B)
         plan.credit = o
         plan.elementwise.units, plan.elementwise.Q = UNITS[units_of(self._recurrence)], Q
-        plan.elementwise.influence = state["influence_BKNQ"].data_ptr()
+        plan.elementwise.influence = state["influence_BKQN"].data_ptr()
         plan.s, plan.ahead = state["s_BKN"].data_ptr(), state["ahead_BKN"].data_ptr()
 
     def fits(self, recurrence: Recurrence) -> bool:

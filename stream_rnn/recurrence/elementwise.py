@@ -1,12 +1,12 @@
 """Units that see no other unit's state: exact RTRL at the cost of the forward pass.
 
 Axes: B lanes, I inputs, N units, K state components of a unit (and L, those one tick earlier),
-C rows of the input weights, Q parameters of a unit as traces (columns), R ways to read a trace.
+C rows of the input weights, Q parameters of a unit as traces (columns).
 
 J_t falls apart into one K x K block per unit, so a parameter's influence lives in the K components
 of its own unit, and all of RTRL (Williams & Zipser 1989) is one small matrix per unit:
 
-    T_t = J_t T_tm1 + (immediate derivatives), (B, K, N, Q);     dL/dp = sum over B, K of q T
+    T_t = J_t T_tm1 + (immediate derivatives), (B, K, Q, N);     dL/dp = sum over B, K of q T
 
 Exact for one layer at every tick, also while the parameters move: each tick enters with the
 parameters it was taken with, never with a later one pulled out of the sum (docs/algorithms.md
@@ -64,11 +64,11 @@ class Elementwise(Recurrence, Generic[Local]):
         self.lane_state = {
             "s_BKN": zeros(n_lanes, n_components, n_units),
             "ahead_BKN": zeros(n_lanes, n_components, n_units),
-            "influence_BKNQ": zeros(n_lanes, n_components, n_units, n_columns),
+            "influence_BKQN": zeros(n_lanes, n_components, n_columns, n_units),
         }
-        self._new_BKNQ = torch.zeros_like(self.lane_state["influence_BKNQ"])
+        self._new_BKQN = torch.zeros_like(self.lane_state["influence_BKQN"])
         self._tick: tuple[Tensor, Local] | None = None
-        self._healthy_B = torch.ones(n_lanes, dtype=torch.bool, device=self._new_BKNQ.device)
+        self._healthy_B = torch.ones(n_lanes, dtype=torch.bool, device=self._new_BKQN.device)
         self._norm_B = zeros(n_lanes)
         self._zero = zeros(())
 
@@ -79,8 +79,8 @@ class Elementwise(Recurrence, Generic[Local]):
         """The next state (B, K, N), and what `_propagate` needs; changes nothing."""
 
     @abstractmethod
-    def _propagate(self, local: Local, old_BKNQ: Tensor, new_BKNQ: Tensor) -> Tensor:
-        """Write J T + immediate into `new_BKNQ`.
+    def _propagate(self, local: Local, old_BKQN: Tensor, new_BKQN: Tensor) -> Tensor:
+        """Write J T + immediate into `new_BKQN`.
 
         Returns:
             ds/d(W x), with C/N rows where the K state components broadcast: (B or 1, C/N, N).
@@ -91,7 +91,7 @@ class Elementwise(Recurrence, Generic[Local]):
         """The weights (C, I) that read x."""
 
     @abstractmethod
-    def _gradients(self, q_BKN: Tensor, influence_BKNQ: Tensor) -> list[Tensor]:
+    def _gradients(self, q_BKN: Tensor, influence_BKQN: Tensor) -> list[Tensor]:
         """One for each of `parameters()`, summed over lanes."""
 
     # --- the rest is common ----------------------------------------------------------------------
@@ -111,17 +111,17 @@ class Elementwise(Recurrence, Generic[Local]):
         if self._tick is None:
             raise RuntimeError("learn() needs a forward() of the same tick before it")
         (candidate_BKN, local), self._tick = self._tick, None
-        s_BKN, old_BKNQ = self.lane_state["s_BKN"], self.lane_state["influence_BKNQ"]
-        new_BKNQ, q_BKN = self._new_BKNQ, dL_dh_BN.reshape(s_BKN.shape)
+        s_BKN, old_BKQN = self.lane_state["s_BKN"], self.lane_state["influence_BKQN"]
+        new_BKQN, q_BKN = self._new_BKQN, dL_dh_BN.reshape(s_BKN.shape)
         # before the state is committed: `local` may look at the old one
-        slope_BCN = self._propagate(local, old_BKNQ, new_BKNQ)
-        norm_B = norms(new_BKNQ)
+        slope_BCN = self._propagate(local, old_BKQN, new_BKQN)
+        norm_B = norms(new_BKQN)
         # |gradient| <= |q| |traces|
         sound_B = is_sound(norm_B) & is_sound(norm_B * norms(q_BKN))
         use_B = live_B & sound_B
-        torch.where(rows(use_B, new_BKNQ), new_BKNQ, self._zero, out=new_BKNQ)
-        gradients = self._gradients(torch.where(rows(use_B, q_BKN), q_BKN, 0.0), new_BKNQ)
-        torch.where(rows(live_B, new_BKNQ), new_BKNQ, old_BKNQ, out=old_BKNQ)
+        torch.where(rows(use_B, new_BKQN), new_BKQN, self._zero, out=new_BKQN)
+        gradients = self._gradients(torch.where(rows(use_B, q_BKN), q_BKN, 0.0), new_BKQN)
+        torch.where(rows(live_B, new_BKQN), new_BKQN, old_BKQN, out=old_BKQN)
         torch.where(rows(live_B, s_BKN), candidate_BKN, s_BKN, out=s_BKN)
         self._healthy_B = sound_B | ~live_B
         self._norm_B = torch.where(live_B, norm_B, 0.0)
@@ -167,20 +167,17 @@ def require_sizes(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def transport(J_BKLN: Tensor, old_BKNQ: Tensor, new_BKNQ: Tensor) -> None:
+def transport(J_BKLN: Tensor, old_BKQN: Tensor, new_BKQN: Tensor) -> None:
     """Write J T: K multiply-adds per number, in K operations. J may be shared by the lanes."""
-    torch.mul(J_BKLN[:, :, 0, :, None], old_BKNQ[:, 0:1], out=new_BKNQ)
+    torch.mul(J_BKLN[:, :, 0, None], old_BKQN[:, 0:1], out=new_BKQN)
     for component in range(1, J_BKLN.shape[2]):
         earlier = slice(component, component + 1)
-        new_BKNQ.addcmul_(J_BKLN[:, :, component, :, None], old_BKNQ[:, earlier])
+        new_BKQN.addcmul_(J_BKLN[:, :, component, None], old_BKQN[:, earlier])
 
 
-def read(q_RBKN: Tensor, influence_BKNQ: Tensor) -> Tensor:
-    """q^T T summed over lanes and components, for R choices of q at once: (N, R, Q)."""
-    B, K, N, Q = influence_BKNQ.shape
-    # contiguous: torch's batched product takes its fast path, and copies T never
-    q_NRC = q_RBKN.reshape(-1, B * K, N).permute(2, 0, 1).contiguous()
-    return torch.bmm(q_NRC, influence_BKNQ.view(B * K, N, Q).transpose(0, 1))
+def read(q_BKN: Tensor, influence_BKQN: Tensor) -> Tensor:
+    """q^T T summed over lanes and components: (Q, N)."""
+    return (q_BKN[:, :, None] * influence_BKQN).sum(dim=(0, 1))
 
 
 # --- two components that turn and fade: a complex number, lam = exp(-decay + i phase) -------------

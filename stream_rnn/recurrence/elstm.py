@@ -82,7 +82,7 @@ class Elstm(Elementwise[Step]):
         return torch.lerp(z_BN, c_BN, f_BN)[:, None], Step(x_BI, c_BN, f_BN, z_BN)
 
     @override
-    def _propagate(self, local: Step, old_BKNQ: Tensor, new_BKNQ: Tensor) -> Tensor:
+    def _propagate(self, local: Step, old_BKQN: Tensor, new_BKQN: Tensor) -> Tensor:
         x_BI, c_BN, f_BN, z_BN = local
         (B, N), end = f_BN.shape, self.n_inputs
         away_BN = 1 - f_BN
@@ -90,12 +90,11 @@ class Elstm(Elementwise[Step]):
         d_z_BN = away_BN * (1 - z_BN * z_BN)
         drive_BGN = torch.stack((d_f_BN, d_z_BN), dim=1)
         j_BN = f_BN + (drive_BGN * self.W_GNU[..., end]).sum(dim=1)
-        transport(j_BN[:, None, None], old_BKNQ, new_BKNQ)
-        drive_BNG = drive_BGN.mT
-        new_BNGU = new_BKNQ.view(B, N, 2, end + 2)
-        new_BNGU[..., :end].addcmul_(drive_BNG[..., None], x_BI[:, None, None])
-        new_BNGU[..., end].addcmul_(drive_BNG, c_BN[..., None])
-        new_BNGU[..., end + 1] += drive_BNG
+        transport(j_BN[:, None, None], old_BKQN, new_BKQN)
+        new_BGUN = new_BKQN.view(B, 2, end + 2, N)
+        new_BGUN[:, :, :end].addcmul_(drive_BGN[:, :, None], x_BI[:, None, :, None])
+        new_BGUN[:, :, end].addcmul_(drive_BGN, c_BN[:, None])
+        new_BGUN[:, :, end + 1] += drive_BGN
         return drive_BGN
 
     @override
@@ -103,7 +102,6 @@ class Elstm(Elementwise[Step]):
         return self.W_GNU.flatten(0, 1)[:, : self.n_inputs]
 
     @override
-    def _gradients(self, q_BKN: Tensor, influence_BKNQ: Tensor) -> list[Tensor]:
-        read_NQ = read(q_BKN, influence_BKNQ)[:, 0]
-        gradient_NGU = read_NQ.view(self.n_units, 2, self.n_inputs + 2)
-        return [gradient_NGU.transpose(0, 1).contiguous()]
+    def _gradients(self, q_BKN: Tensor, influence_BKQN: Tensor) -> list[Tensor]:
+        read_GUN = read(q_BKN, influence_BKQN).view(2, self.n_inputs + 2, self.n_units)
+        return [read_GUN.mT.contiguous()]

@@ -101,13 +101,13 @@ class Lru(Elementwise[Step]):
         return moved_BKN + drive_BKN, step
 
     @override
-    def _propagate(self, local: Step, old_BKNQ: Tensor, new_BKNQ: Tensor) -> Tensor:
+    def _propagate(self, local: Step, old_BKQN: Tensor, new_BKQN: Tensor) -> Tensor:
         end = self.n_inputs
-        transport(local.J_1KLN, old_BKNQ, new_BKNQ)
-        new_BKNQ[:, 0, :, :end].addcmul_(local.gamma_N[:, None], local.x_BI[:, None])
+        transport(local.J_1KLN, old_BKQN, new_BKQN)
+        new_BKQN[:, 0, :end].addcmul_(local.gamma_N, local.x_BI[:, :, None])
         d_nu_BKN = local.moved_BKN * -local.decay_N
         d_theta_BKN = turned(local.moved_BKN) * local.phase_N
-        new_BKNQ[..., end:] += torch.stack((d_nu_BKN, d_theta_BKN, local.drive_BKN), dim=-1)
+        new_BKQN[:, :, end:] += torch.stack((d_nu_BKN, d_theta_BKN, local.drive_BKN), dim=2)
         return local.gamma_N.view(1, 1, -1)
 
     @override
@@ -115,15 +115,16 @@ class Lru(Elementwise[Step]):
         return self.W_CI
 
     @override
-    def _gradients(self, q_BKN: Tensor, influence_BKNQ: Tensor) -> list[Tensor]:
-        return complex_gradients(q_BKN, influence_BKNQ, self.n_inputs)
+    def _gradients(self, q_BKN: Tensor, influence_BKQN: Tensor) -> list[Tensor]:
+        return complex_gradients(q_BKN, influence_BKQN, self.n_inputs)
 
 
-def complex_gradients(q_BKN: Tensor, influence_BKNQ: Tensor, n_inputs: int) -> list[Tensor]:
+def complex_gradients(q_BKN: Tensor, influence_BKQN: Tensor, n_inputs: int) -> list[Tensor]:
     """Gradients of [Re W; Im W] and of the dynamics from complex traces [x | dynamics].
 
     The trace of Im W is that of Re W turned by a quarter; instead, q is turned back.
     """
-    read_NRQ = read(torch.stack((q_BKN, -turned(q_BKN))), influence_BKNQ)
-    W_CI = read_NRQ[..., :n_inputs].transpose(0, 1).flatten(0, 1)
-    return [W_CI, read_NRQ[:, 0, n_inputs:].mT.contiguous()]
+    read_QN = read(q_BKN, influence_BKQN)
+    turned_IN = read(-turned(q_BKN), influence_BKQN[:, :, :n_inputs])
+    W_CI = torch.cat((read_QN[:n_inputs].mT, turned_IN.mT))
+    return [W_CI, read_QN[n_inputs:]]

@@ -128,23 +128,23 @@ class Rtu(Elementwise[Step]):
         return h_BKN, Step(x_BI, J_1KLN, decay_N, phase_N, nrm_N, moved_BKN, raw_BKN, h_BKN)
 
     @override
-    def _propagate(self, local: Step, old_BKNQ: Tensor, new_BKNQ: Tensor) -> Tensor:
-        end, x_B1I = self.n_inputs, local.x_BI[:, None]
+    def _propagate(self, local: Step, old_BKQN: Tensor, new_BKQN: Tensor) -> Tensor:
+        end, x_BI1 = self.n_inputs, local.x_BI[:, :, None]
         d_nrm_N = local.decay_N * torch.exp(-2 * local.decay_N) / local.nrm_N.clamp(min=TINY)
         d_w_r_BKN = torch.addcmul(local.raw_BKN * d_nrm_N, local.moved_BKN, -local.decay_N)
         d_w_th_BKN = turned(local.moved_BKN) * local.phase_N
-        dynamics_BKNP = torch.stack((d_w_r_BKN, d_w_th_BKN), dim=-1)
+        dynamics_BKPN = torch.stack((d_w_r_BKN, d_w_th_BKN), dim=2)
         if self._is_linear:
-            transport(local.J_1KLN, old_BKNQ, new_BKNQ)
-            new_BKNQ[:, 0, :, :end].addcmul_(local.nrm_N[:, None], x_B1I)
-            new_BKNQ[..., end:] += dynamics_BKNP
+            transport(local.J_1KLN, old_BKQN, new_BKQN)
+            new_BKQN[:, 0, :end].addcmul_(local.nrm_N, x_BI1)
+            new_BKQN[:, :, end:] += dynamics_BKPN
             return local.nrm_N.view(1, 1, -1)
         f_BKN = self._slope(local.h_BKN)
-        transport(f_BKN[:, :, None] * local.J_1KLN, old_BKNQ, new_BKNQ)
+        transport(f_BKN[:, :, None] * local.J_1KLN, old_BKQN, new_BKQN)
         slope_BKN = f_BKN * local.nrm_N
-        new_BKNQ[:, 0, :, :end].addcmul_(slope_BKN[:, 0, :, None], x_B1I)
-        new_BKNQ[:, 1, :, end : 2 * end].addcmul_(slope_BKN[:, 1, :, None], x_B1I)
-        new_BKNQ[..., 2 * end :].addcmul_(f_BKN[..., None], dynamics_BKNP)
+        new_BKQN[:, 0, :end].addcmul_(slope_BKN[:, 0, None], x_BI1)
+        new_BKQN[:, 1, end : 2 * end].addcmul_(slope_BKN[:, 1, None], x_BI1)
+        new_BKQN[:, :, 2 * end :].addcmul_(f_BKN[:, :, None], dynamics_BKPN)
         return slope_BKN
 
     def _slope(self, h_BKN: Tensor) -> Tensor:
@@ -158,10 +158,10 @@ class Rtu(Elementwise[Step]):
         return self.W_CI
 
     @override
-    def _gradients(self, q_BKN: Tensor, influence_BKNQ: Tensor) -> list[Tensor]:
+    def _gradients(self, q_BKN: Tensor, influence_BKQN: Tensor) -> list[Tensor]:
         end, N = self.n_inputs, self.n_units
         if self._is_linear:
-            return complex_gradients(q_BKN, influence_BKNQ, end)
-        read_NQ = read(q_BKN, influence_BKNQ)[:, 0]
-        W_CI = read_NQ[:, : 2 * end].reshape(N, 2, end).transpose(0, 1).reshape(2 * N, end)
-        return [W_CI, read_NQ[:, 2 * end :].mT.contiguous()]
+            return complex_gradients(q_BKN, influence_BKQN, end)
+        read_QN = read(q_BKN, influence_BKQN)
+        W_CI = read_QN[: 2 * end].view(2, end, N).mT.reshape(2 * N, end)
+        return [W_CI, read_QN[2 * end :]]

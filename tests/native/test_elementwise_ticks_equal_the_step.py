@@ -106,7 +106,7 @@ def test_bad_credit_restarts_the_lane_and_the_event_counts(
     for t, frame in enumerate(frames_of(8, LANES, dtype=torch.float32)):
         if t == 4:
             for learner in (pair.fused, pair.twin):
-                learner.recurrence.lane_state["influence_BKNQ"][1] = planted
+                learner.recurrence.lane_state["influence_BKQN"][1] = planted
         got, _ = pair.step(frame)
         assert got.restarted_B.tolist() == [False, t == 4, False]
 

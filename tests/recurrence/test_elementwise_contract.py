@@ -56,7 +56,7 @@ def test_an_idle_lane_keeps_every_tensor_bitwise_and_its_rows_harm_nobody(
     kind: str, make: Make
 ) -> None:
     net = warmed_up(make, kind)
-    net.lane_state["influence_BKNQ"][1, 0, 0, 0] = math.nan  # whatever it holds
+    net.lane_state["influence_BKQN"][1, 0, 0, 0] = math.nan  # whatever it holds
     live_B = torch.tensor([True, False, True])
     x_BI = torch.ones(3, 3, dtype=torch.float64)
     q_BN = torch.ones(3, net.width, dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_unsound_traces_restart_their_lane_and_cost_the_others_nothing(
     kind: str, poison: float, make: Make
 ) -> None:
     net, sound = warmed_up(make, kind), warmed_up(make, kind)
-    net.lane_state["influence_BKNQ"][0, ..., 0] = poison
+    net.lane_state["influence_BKQN"][0, ..., 0] = poison
     without_it = warmed_up(make, kind)
     gradients, _ = tick(net)
     tick(sound)
@@ -120,7 +120,7 @@ def test_unsound_traces_restart_their_lane_and_cost_the_others_nothing(
     assert net.healthy().tolist() == [False, True, True]
     for lane in (1, 2):
         assert_same(lane_of(net, lane), lane_of(sound, lane))
-    assert not net.lane_state["influence_BKNQ"][0].any()
+    assert not net.lane_state["influence_BKQN"][0].any()
     # the event is innocent: the hidden state goes on
     assert torch.equal(net.lane_state["s_BKN"], sound.lane_state["s_BKN"])
     tick(net)
@@ -137,8 +137,8 @@ def test_an_unsound_gradient_restarts_its_lane(kind: str, slope: float, make: Ma
     gradients, _ = net.learn(q_BN, EVERYBODY)
     assert net.healthy().tolist() == [True, True, False]
     assert all(float(gradient.abs().max()) < 1e3 for gradient in gradients)
-    assert not net.lane_state["influence_BKNQ"][2].any()
-    assert net.lane_state["influence_BKNQ"][:2].any()
+    assert not net.lane_state["influence_BKQN"][2].any()
+    assert net.lane_state["influence_BKQN"][:2].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -216,7 +216,7 @@ def test_the_second_state_rolls_like_the_first_and_is_not_learned_from(
         assert torch.equal(net.roll(x_BI, EVERYBODY), h_BN)
         net.learn(torch.zeros_like(h_BN), EVERYBODY)
         still.roll(x_BI, EVERYBODY)
-    assert not still.lane_state["influence_BKNQ"].any()
+    assert not still.lane_state["influence_BKQN"].any()
     assert not still.lane_state["s_BKN"].any()
 
 

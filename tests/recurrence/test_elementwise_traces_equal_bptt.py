@@ -100,7 +100,7 @@ def test_the_loss_is_carried_through_time_by_more_than_rounding(
     stream = stream_for(net)
     for t in range(len(stream)):
         gradients, _, _ = stream.learn(net, t)
-        forgetful.lane_state["influence_BKNQ"].zero_()
+        forgetful.lane_state["influence_BKQN"].zero_()
         of_the_moment, _, _ = stream.learn(forgetful, t)
     for full, short in zip(gradients, of_the_moment, strict=True):
         assert float((full - short).norm()) > 0.1 * float(full.norm())

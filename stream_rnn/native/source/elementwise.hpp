@@ -1,8 +1,7 @@
 // Element-wise units with exact traces (stream_rnn/recurrence/elementwise.py, lru, rtu, elstm).
 //
-// The traces of a lane are K rows of N*Q numbers, taken as they lie: what a unit multiplies its own
-// Q numbers with is spread out once, and everything else runs over whole rows. Spreading writes
-// whole vectors in ascending order, beyond the end of each unit into the next one, which comes after.
+// The traces of a lane are K*Q rows of N numbers: all runs over units, VL at once. They are moved in
+// place, since what comes out unsound is zeroed.
 #pragma once
 #include "abi.hpp"
 #include "simd.hpp"
@@ -10,71 +9,45 @@
 namespace KERNELS {
 
 constexpr float LONGEST_DECAY = 100.0f, TINY = 1e-30f;  // stream_rnn/recurrence
-constexpr int PAD = VL > 8 ? VL : 8;
 constexpr float MOST_TRACES = 1e8f;  // EXPLODED of stream_rnn/credit/base.py, in float32
+constexpr int FEW_LANES = 4;         // for fewer, W is read row by row
 
 struct UnitNet {
   const Plan& plan;
   const Elementwise& e;
   const int K, N, I, Q, S;
-  const int row;           // N*Q
-  // per unit: lam = size (re + i im), as the parameters are now
+  const bool turns;        // one complex trace serves both weights of an input
+  // per unit: lam = re + i im, as the parameters are now
   float *re, *im, *decay, *phase, *gain, *gain_slope;
-  float *J_re, *J_im;      // re and im spread over the Q columns
-  float *slope[2];         // per lane: factor of a whole row (RTU), or J itself (ELSTM), spread out
-  float *fresh[2];         // the new traces of a lane
-  float *of_q[2];          // q, spread out
-  float *sums[2];          // gradient, and that of the parameters a quarter turn away
-  float *moved, *raw;      // (B, K, N) each: lam s_tm1 and W x;  ELSTM: f and z, c_tm1
+  float* columns;          // W (2N, I) as (I, 2N), where there are many lanes
+  float *sums, *turned;    // gradient (Q, N), and that of the weights a quarter turn away (I, N)
+  float *moved, *raw;      // (B, 2, N) each: lam s_tm1 and W x;  ELSTM: f and z, and c_tm1 in the first half
   float *inner;            // (2 N)
   float *x_padded;
 
   UnitNet(Arena& arena, const Plan& plan_)
       : plan(plan_), e(plan_.elementwise), K(int(plan_.credit.K)), N(int(plan_.credit.N)),
-        I(int(plan_.I)), Q(int(e.Q)), S(K * N), row(N * Q) {
-    const size_t padded = size_t(row) + 2 * VL, B = plan.credit.B;
+        I(int(plan_.I)), Q(int(e.Q)), S(K * N), turns(e.units == LRU || e.units == RTU_LINEAR) {
+    const size_t B = plan.credit.B;
     float** per_unit[] = {&re, &im, &decay, &phase, &gain, &gain_slope};
     for (float** each : per_unit) *each = arena.take<float>(N);
-    J_re = arena.take<float>(padded);
-    J_im = arena.take<float>(padded);
-    for (int i = 0; i < 2; i++) {
-      slope[i] = arena.take<float>(padded);
-      fresh[i] = arena.take<float>(padded);
-      of_q[i] = arena.take<float>(padded);
-      sums[i] = arena.take<float>(padded);
-    }
+    columns = arena.take<float>(size_t(2) * N * (I + 2));
+    sums = arena.take<float>(size_t(Q) * N);
+    turned = arena.take<float>(size_t(I) * N);
     moved = arena.take<float>(B * 2 * N);
     raw = arena.take<float>(B * 2 * N);
     inner = arena.take<float>(2 * N);
-    x_padded = arena.take<float>(size_t(I) + PAD);
+    x_padded = arena.take<float>(size_t(I) + 8);
   }
 
   int width() const { return S; }
   static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
   static int width_of(const Plan& plan) { return state_size(plan); }
 
-  void ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const { forward(b, x, s_tm1, s_t); }
-
-  void spread(const float* value, float* out) const {
-    for (int n = 0; n < N; n++) {
-      const vf v = all(value[n]);
-      for (int i = 0; i < Q; i += VL) store(out + n * Q + i, v);
-    }
-  }
-
-  void pad(const float* x) const {
-    std::memcpy(x_padded, x, sizeof(float) * I);
-    std::memset(x_padded + I, 0, sizeof(float) * PAD);
-  }
-
-  // rows of `size` numbers of `from`, Q apart, side by side; `to` has room for VL more
-  void gather(const float* from, int size, float* to) const {
-    for (int n = 0; n < N; n++)
-      for (int i = 0; i < size; i += VL) store(to + size_t(n) * size + i, load(from + n * Q + i));
-  }
-
   // What follows from the parameters as they are: once a tick, for all lanes.
   void look() const {
+    const int U = e.units == ELSTM ? I + 2 : I;
+    if (plan.credit.B >= FEW_LANES) transpose(plan.recurrent.parameters[0].value, 2 * N, U, columns);
     if (e.units == ELSTM) return;
     const float* dynamics = plan.recurrent.parameters[1].value;
     for (int n = 0; n < N; n++) {
@@ -106,17 +79,39 @@ struct UnitNet {
     }
   }
 
-  // s_t (S) of lane b; keeps what the derivatives need
-  void forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  // W x (2N); with ELSTM also what c_tm1 and 1 give
+  void read_in(const float* x, const float* s_tm1, float* __restrict out) const {
     const float* W = plan.recurrent.parameters[0].value;
-    float *m = moved + b * 2 * N, *r = raw + b * 2 * N;
-    pad(x);
-    if (e.units == ELSTM) {
-      short_rows(W, 2 * N, I + 2, I, x_padded, inner);
-      for (int j = 0; j < 2 * N; j++) {
-        const float* w = W + size_t(j) * (I + 2);
-        inner[j] += w[I] * s_tm1[j < N ? j : j - N] + w[I + 1];
+    const int n = 2 * N;
+    if (plan.credit.B >= FEW_LANES) {
+      for (int j = 0; j < n; j++) out[j] = columns[j] * x[0];
+      for (int i = 1; i < I; i++) {
+        const float* column = columns + size_t(i) * n;
+        for (int j = 0; j < n; j++) out[j] += column[j] * x[i];
       }
+      if (e.units != ELSTM) return;
+      const float *of_c = columns + size_t(I) * n, *of_one = of_c + n;
+      for (int j = 0; j < N; j++) {
+        out[j] += of_c[j] * s_tm1[j] + of_one[j];
+        out[N + j] += of_c[N + j] * s_tm1[j] + of_one[N + j];
+      }
+      return;
+    }
+    std::memcpy(x_padded, x, sizeof(float) * I);
+    std::memset(x_padded + I, 0, sizeof(float) * 8);
+    const int U = e.units == ELSTM ? I + 2 : I;
+    short_rows(W, n, U, I, x_padded, out);
+    for (int j = 0; j < n && e.units == ELSTM; j++) {
+      const float* w = W + size_t(j) * U + I;
+      out[j] += w[0] * s_tm1[j < N ? j : j - N] + w[1];
+    }
+  }
+
+  // s_t (S) of lane b; keeps what the derivatives need
+  void forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const {
+    float *__restrict m = moved + b * 2 * N, *__restrict r = raw + b * 2 * N;
+    if (e.units == ELSTM) {
+      read_in(x, s_tm1, inner);
       for (int n = 0; n < N; n++) {
         const float f = logistic(inner[n]), z = tanh_(inner[N + n]);
         m[n] = f;
@@ -126,7 +121,7 @@ struct UnitNet {
       }
       return;
     }
-    short_rows(W, 2 * N, I, I, x_padded, r);
+    read_in(x, s_tm1, r);
     for (int n = 0; n < N; n++) {
       m[n] = re[n] * s_tm1[n] - im[n] * s_tm1[N + n];
       m[N + n] = im[n] * s_tm1[n] + re[n] * s_tm1[N + n];
@@ -138,169 +133,138 @@ struct UnitNet {
     else if (e.units == RTU_RELU)
       for (int j = 0; j < 2 * N; j++) s_t[j] = s_t[j] > 0 ? s_t[j] : 0;
   }
+  void ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const { forward(b, x, s_tm1, s_t); }
 
-  // The immediate derivatives of lane b, into `fresh`, and what the whole row is multiplied with.
-  void immediate(int64_t b, const float* x, const float* s_t) const {
-    const float *m = moved + b * 2 * N, *r = raw + b * 2 * N;
-    pad(x);
-    if (e.units == ELSTM) {
-      const float *W = plan.recurrent.parameters[0].value, *f = m, *z = m + N, *c = r;
-      for (int n = 0; n < N; n++) {
-        const float away = 1 - f[n];
-        const float d_f = (c[n] - z[n]) * f[n] * away, d_z = away * (1 - z[n] * z[n]);
-        const float* w_f = W + size_t(n) * (I + 2) + I;
-        inner[n] = f[n] + d_f * w_f[0] + d_z * w_f[size_t(N) * (I + 2)];
-        float* out = fresh[0] + n * Q;
-        for (int i = 0; i < I; i += VL) store(out + i, all(d_f) * load(x_padded + i));
-        out[I] = d_f * c[n];
-        out[I + 1] = d_f;
-        out += I + 2;
-        for (int i = 0; i < I; i += VL) store(out + i, all(d_z) * load(x_padded + i));
-        out[I] = d_z * c[n];
-        out[I + 1] = d_z;
-      }
-      spread(inner, slope[0]);
-      return;
-    }
-    const bool linear = e.units == LRU || e.units == RTU_LINEAR;
-    for (int n = 0; n < N; n++) {
-      float *a = fresh[0] + n * Q, *o = fresh[1] + n * Q;
-      const vf v = all(gain[n]);
-      for (int i = 0; i < I; i += VL) {
-        const vf gx = v * load(x_padded + i);
-        if (linear) {
-          store(a + i, gx);
-          store(o + i, vf{});
-        } else {
-          store(a + i, gx);
-          store(a + I + i, vf{});
-          store(o + i, vf{});
-        }
-      }
-      if (!linear)
-        for (int i = 0; i < I; i += VL) store(o + I + i, v * load(x_padded + i));
-      const int at = linear ? I : 2 * I;
-      if (e.units == LRU) {
-        a[at] = -decay[n] * m[n];
-        o[at] = -decay[n] * m[N + n];
-        a[at + 2] = gain[n] * r[n];
-        o[at + 2] = gain[n] * r[N + n];
-      } else {
-        a[at] = gain_slope[n] * r[n] - decay[n] * m[n];
-        o[at] = gain_slope[n] * r[N + n] - decay[n] * m[N + n];
-      }
-      a[at + 1] = -phase[n] * m[N + n];
-      o[at + 1] = phase[n] * m[n];
-    }
-    if (linear) return;
-    for (int k = 0; k < 2; k++) {
-      const float* h = s_t + k * N;
-      for (int n = 0; n < N; n++)
-        inner[n] = e.units == RTU_TANH ? 1 - h[n] * h[n] : h[n] > 0 ? 1.0f : 0.0f;
-      spread(inner, slope[k]);
-    }
-  }
-
-  // J T + immediate, and its Euclidean norm
-  float transport(const float* old) const {
+  // T <- J T + immediate for VL units from n on, `left` of them there; returns the sum of squares
+  template <bool WHOLE>
+  vf move_block(int64_t b, int n, int left, const float* x, const float* s_t, float* T) const {
+    const auto get = [left](const float* p) { return WHOLE ? load(p) : load_some(p, left); };
+    const auto put = [left](float* p, vf v) { WHOLE ? store(p, v) : store_some(p, v, left); };
+    const float *m = moved + b * 2 * N + n, *r = raw + b * 2 * N + n;
     vf squares = {};
-    float rest = 0;
-    const int whole = row / VL * VL;
-    if (K == 1) {
-      float* f = fresh[0];
-      for (int i = 0; i < whole; i += VL) {
-        const vf v = load(f + i) + load(slope[0] + i) * load(old + i);
-        store(f + i, v);
-        squares += v * v;
+    if (e.units == ELSTM) {
+      const vf f = get(m), z = get(m + N), c = get(r), away = all(1.0f) - f;
+      const vf drive[2] = {(c - z) * f * away, away * (all(1.0f) - z * z)};
+      vf J = f;
+      for (int g = 0; g < 2; g++) {
+        float w[VL] = {};
+        for (int i = 0; i < left; i++)
+          w[i] = plan.recurrent.parameters[0].value[(size_t(g) * N + n + i) * (I + 2) + I];
+        J += drive[g] * load(w);
       }
-      for (int i = whole; i < row; i++) {
-        f[i] += slope[0][i] * old[i];
-        rest += f[i] * f[i];
-      }
-      return std::sqrt(sum(squares) + rest);
+      float* row = T + n;
+      for (int g = 0; g < 2; g++)
+        for (int i = 0; i < I + 2; i++, row += N) {
+          const vf u = i < I ? all(x[i]) : i == I ? c : all(1.0f);
+          const vf t = J * get(row) + drive[g] * u;
+          put(row, t);
+          squares += t * t;
+        }
+      return squares;
     }
-    const bool linear = e.units == LRU || e.units == RTU_LINEAR;
-    const float* other = old + row;
-    for (int i = 0; i < whole; i += VL) {
-      const vf a = load(old + i), b = load(other + i), c = load(J_re + i), s = load(J_im + i);
-      vf f = load(fresh[0] + i) + (c * a - s * b), g = load(fresh[1] + i) + (s * a + c * b);
-      if (!linear) {
-        f *= load(slope[0] + i);
-        g *= load(slope[1] + i);
-      }
-      store(fresh[0] + i, f);
-      store(fresh[1] + i, g);
-      squares += f * f + g * g;
+    const vf c = get(re + n), s = get(im + n), g = get(gain + n);
+    const vf m_0 = get(m), m_1 = get(m + N), r_0 = get(r), r_1 = get(r + N);
+    const vf fade = -get(decay + n), turn = get(phase + n);
+    vf f_0 = all(1.0f), f_1 = f_0;
+    if (e.units == RTU_TANH) {
+      const vf h_0 = get(s_t + n), h_1 = get(s_t + N + n);
+      f_0 -= h_0 * h_0;
+      f_1 -= h_1 * h_1;
+    } else if (e.units == RTU_RELU) {
+      float slope[2][VL];
+      for (int k = 0; k < 2; k++)
+        for (int i = 0; i < VL; i++) slope[k][i] = i < left && s_t[k * N + n + i] > 0 ? 1.0f : 0.0f;
+      f_0 = load(slope[0]);
+      f_1 = load(slope[1]);
     }
-    for (int i = whole; i < row; i++) {
-      float f = fresh[0][i] + (J_re[i] * old[i] - J_im[i] * other[i]);
-      float g = fresh[1][i] + (J_im[i] * old[i] + J_re[i] * other[i]);
-      if (!linear) {
-        f *= slope[0][i];
-        g *= slope[1][i];
-      }
-      fresh[0][i] = f;
-      fresh[1][i] = g;
-      rest += f * f + g * g;
+    const vf J_00 = f_0 * c, J_01 = -(f_0 * s), J_10 = f_1 * s, J_11 = f_1 * c;
+    float *row = T + n, *other = T + size_t(Q) * N + n;
+    const auto step = [&](vf now_0, vf now_1) {
+      const vf a = get(row), o = get(other);
+      const vf t_0 = J_00 * a + J_01 * o + now_0, t_1 = J_10 * a + J_11 * o + now_1;
+      put(row, t_0);
+      put(other, t_1);
+      squares += t_0 * t_0 + t_1 * t_1;
+      row += N;
+      other += N;
+    };
+    const vf g_0 = f_0 * g, g_1 = f_1 * g;
+    for (int i = 0; i < I; i++) step(g_0 * all(x[i]), vf{});
+    for (int i = 0; i < I && !turns; i++) step(vf{}, g_1 * all(x[i]));
+    if (e.units == LRU) {
+      step(fade * m_0, fade * m_1);
+      step(-(turn * m_1), turn * m_0);
+      step(g * r_0, g * r_1);
+    } else {
+      const vf slope = get(gain_slope + n);
+      step(f_0 * (slope * r_0 + fade * m_0), f_1 * (slope * r_1 + fade * m_1));
+      step(-(f_0 * turn * m_1), f_1 * turn * m_0);
     }
-    return std::sqrt(sum(squares) + rest);
+    return squares;
   }
 
-  // One lane's share of the gradient: q^T T, and with q turned back a quarter.
-  void add(const float* q) const {
-    for (int k = 0; k < K; k++) spread(q + k * N, of_q[k]);
-    const bool turns = e.units == LRU || e.units == RTU_LINEAR;
-    for (int i = 0; i < row; i += VL) {  // padded: beyond the end nobody reads
-      const vf a = load(of_q[0] + i), f = load(fresh[0] + i);
+  // One lane's share of the gradient, q^T T, for VL units from n on
+  template <bool WHOLE>
+  void add_block(int n, int left, const float* q, const float* T) const {
+    const auto get = [left](const float* p) { return WHOLE ? load(p) : load_some(p, left); };
+    const auto put = [left](float* p, vf v) { WHOLE ? store(p, v) : store_some(p, v, left); };
+    const vf q_0 = get(q + n), q_1 = K == 2 ? get(q + N + n) : vf{};
+    const float *row = T + n, *other = T + size_t(Q) * N + n;
+    float* sum = sums + n;
+    for (int i = 0; i < Q; i++, row += N, other += N, sum += N) {
+      const vf a = get(row);
       if (K == 1) {
-        store(sums[0] + i, load(sums[0] + i) + a * f);
+        put(sum, get(sum) + q_0 * a);
         continue;
       }
-      const vf b = load(of_q[1] + i), g = load(fresh[1] + i);
-      store(sums[0] + i, load(sums[0] + i) + (a * f + b * g));
-      if (turns) store(sums[1] + i, load(sums[1] + i) + (b * f - a * g));
+      const vf o = get(other);
+      put(sum, get(sum) + (q_0 * a + q_1 * o));
+      float* at = turned + size_t(i) * N + n;
+      if (turns && i < I) put(at, get(at) + (q_1 * a - q_0 * o));
     }
   }
 
-  // From the order of the traces to that of the parameters, whose gradients have room for VL more.
+  // From (column, unit) to the order of the parameters.
   void hand_over() const {
     float* gradient = plan.recurrent.parameters[0].gradient;
     if (e.units == ELSTM) {
-      gather(sums[0], I + 2, gradient);
-      gather(sums[0] + I + 2, I + 2, gradient + size_t(N) * (I + 2));
+      const int U = I + 2;
+      transpose(sums, U, N, gradient);
+      transpose(sums + size_t(U) * N, U, N, gradient + size_t(U) * N);
       return;
     }
-    const bool turns = e.units == LRU || e.units == RTU_LINEAR;
-    const int at = turns ? I : 2 * I, P = Q - at;
-    gather(sums[0], I, gradient);
-    gather(turns ? sums[1] : sums[0] + I, I, gradient + size_t(N) * I);
-    float* dynamics = plan.recurrent.parameters[1].gradient;
-    for (int n = 0; n < N; n++)
-      for (int p = 0; p < P; p++) dynamics[p * N + n] = sums[0][n * Q + at + p];
+    const int at = turns ? I : 2 * I;
+    transpose(sums, I, N, gradient);
+    transpose(turns ? turned : sums + size_t(I) * N, I, N, gradient + size_t(I) * N);
+    std::memcpy(plan.recurrent.parameters[1].gradient, sums + size_t(at) * N, sizeof(float) * (Q - at) * N);
   }
 
-  // Exact RTRL of one tick: traces, health and gradient; x (B, .) and states as in the forward pass.
+  // Exact RTRL of one tick: traces, health and gradient; x and s of each lane as in the forward pass.
   void learn(const Tick&, const uint8_t* ready, const float* const* x, const float* s, const float* q) const {
     const Observation& o = plan.credit;
-    if (K == 2) {
-      spread(re, J_re);
-      spread(im, J_im);
-    }
-    for (int i = 0; i < 2; i++) std::memset(sums[i], 0, sizeof(float) * size_t(row));
+    std::memset(sums, 0, sizeof(float) * Q * N);
+    std::memset(turned, 0, sizeof(float) * I * N);
+    const int whole = N / VL * VL, left = N - whole;
     for (int64_t b = 0; b < o.B; b++) {
       o.healthy[b] = 1;
       o.norm[b] = 0;
       if (!ready[b]) continue;
-      float* old = e.influence + size_t(b) * K * row;
-      immediate(b, x[b], s + b * S);
-      const float norm = transport(old), size = std::sqrt(dot(q + b * S, q + b * S, S));
+      float* T = e.influence + size_t(b) * K * Q * N;
+      const float *s_t = s + b * S, *q_b = q + b * S;
+      vf squares = {};
+      for (int n = 0; n < whole; n += VL) squares += move_block<true>(b, n, VL, x[b], s_t, T);
+      if (left) {  // beyond the last unit there is nothing to count
+        const vf end = move_block<false>(b, whole, left, x[b], s_t, T);
+        for (int i = 0; i < left; i++) squares[i] += end[i];
+      }
+      const float norm = std::sqrt(sum(squares)), size = std::sqrt(dot(q_b, q_b, S));
       o.norm[b] = norm;
       o.healthy[b] = norm <= MOST_TRACES && norm * size <= MOST_TRACES;
-      if (o.healthy[b]) {
-        for (int k = 0; k < K; k++) std::memcpy(old + size_t(k) * row, fresh[k], sizeof(float) * row);
-        if (size != 0) add(q + b * S);
-      } else {
-        std::memset(old, 0, sizeof(float) * K * row);
+      if (!o.healthy[b]) {
+        std::memset(T, 0, sizeof(float) * K * Q * N);
+      } else if (size != 0) {
+        for (int n = 0; n < whole; n += VL) add_block<true>(n, VL, q_b, T);
+        if (left) add_block<false>(whole, left, q_b, T);
       }
     }
     hand_over();

@@ -112,6 +112,37 @@ inline void short_rows(const float* W, int rows, int stride, int I, const float*
   }
 }
 
+// (rows, columns) -> (columns, rows), both contiguous
+inline void transpose(const float* from, int rows, int columns, float* to) {
+  int r = 0;
+#if defined(__AVX2__)
+  for (; r + 8 <= rows; r += 8) {
+    int c = 0;
+    for (; c + 8 <= columns; c += 8) {
+      __m256 a[8], b[8];
+      for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(from + size_t(r + i) * columns + c);
+      for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+      }
+      for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+          a[i + 2 * j] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0x44);
+          a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xEE);
+        }
+      for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(to + size_t(c + i) * rows + r, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + size_t(c + i + 4) * rows + r, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+      }
+    }
+    for (; c < columns; c++)
+      for (int i = 0; i < 8; i++) to[size_t(c) * rows + r + i] = from[size_t(r + i) * columns + c];
+  }
+#endif
+  for (; r < rows; r++)
+    for (int c = 0; c < columns; c++) to[size_t(c) * rows + r] = from[size_t(r) * columns + c];
+}
+
 // exp to about 1 ulp within +-87, saturating beyond; NaN stays NaN (Cephes' polynomial)
 inline float exp_(float x) {
   x = x > 88.0f ? 88.0f : x;
