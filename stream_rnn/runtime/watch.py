@@ -136,6 +136,7 @@ class Watch:
         m.gradient_norm = report.get("gradient_norm")
         m.influence_norm = report.get("influence_norm")
         m.fidelity = report.get("fidelity")
+        m.credit_noise = report.get("noise")
         m.truncation_window = report.get("window")
         m.truncation_beta = report.get("beta")
         m.truncation_bias = report.get("bias")
@@ -168,9 +169,13 @@ class Watch:
             )
         )
 
+    def silent_s(self) -> float:
+        """Seconds since the loop last turned."""
+        return self._clock() - self._last_beat
+
     def live(self) -> list[str]:
         """Reasons why the loop must be restarted; none while it turns."""
-        silent_s = self._clock() - self._last_beat
+        silent_s = self.silent_s()
         return [f"the loop has not turned for {silent_s:.0f} s"] if silent_s > SILENT_S else []
 
     def ready(self) -> list[str]:
