@@ -9,6 +9,7 @@ DESCRIPTION = "Is the daemon alive, does it keep up, is it better than doing not
 
 BEST = "min without (baseline) (stream_rnn_baseline_loss{$} > 0)"
 RATIO = f"stream_rnn_prequential_loss{{$}} / {BEST}"
+BUSY = '1 - clamp_max(rate(stream_rnn_stage_seconds_total{$, stage="wait"}[$__rate_interval]), 1)'
 LOSS_STEPS = ((0, GOOD), (0.95, FAIR), (1, BAD))
 
 ROWS = (
@@ -172,10 +173,12 @@ ROWS = (
                 width=6,
             ),
             graph(
-                "Lag in seconds",
-                "Time the source is behind its producer, where it can know.",
-                "stream_rnn_lag_seconds{$}",
-                unit="s",
+                "Busy",
+                "Share of the time the loop does not wait for events: known for every source, and "
+                "near 1 before lag begins.",
+                BUSY,
+                unit="percentunit",
+                steps=((0, GOOD), (0.7, FAIR), (0.9, BAD)),
                 width=6,
             ),
             Panel(

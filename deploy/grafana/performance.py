@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from deploy.grafana.overview import BUSY
 from deploy.grafana.parts import BAD, FAIR, GOOD, Panel, Query, graph
 
 TITLE = "stream-rnn / Performance"
@@ -71,10 +72,7 @@ ROWS = (
                 "Busy",
                 "Share of the time the loop does not wait for events. Above 0.9: choose a cheaper "
                 "rule, fewer units, `make native`, or split the stream.",
-                Query(
-                    "1 - clamp_max("
-                    'rate(stream_rnn_stage_seconds_total{$, stage="wait"}[$__rate_interval]), 1)'
-                ),
+                BUSY,
                 unit="percentunit",
                 steps=((0, GOOD), (0.7, FAIR), (0.9, BAD)),
                 width=6,
@@ -83,7 +81,7 @@ ROWS = (
             graph(
                 "Polls by what they brought",
                 "`full`: as much as was asked for, so more waits at the source: the queue in front "
-                "is filling. `empty`: nothing came within 0.2 s.",
+                "is filling. `part`: it was drained. `empty`: nothing came within 0.2 s.",
                 Query(
                     "sum by (instance, fill) (rate(stream_rnn_polls_total{$}[$__rate_interval]))",
                     "{{fill}} {{instance}}",
@@ -104,19 +102,26 @@ ROWS = (
                 width=12,
             ),
             graph(
+                "Lag in seconds",
+                "Time the source is behind its producer, where it can know.",
+                "stream_rnn_lag_seconds{$}",
+                unit="s",
+                width=4,
+            ),
+            graph(
                 "Since the loop last turned",
                 "Normally below 0.5 s. Growing while the process is up: one call hangs (a sink, a "
                 "source, a device); see the runbook, Frozen.",
                 "stream_rnn_loop_age_seconds{$}",
                 unit="s",
                 steps=((0, GOOD), (5, FAIR), (30, BAD)),
-                width=6,
+                width=4,
             ),
             graph(
                 "Reconnects per hour",
                 "Connections to the source made anew.",
                 "increase(stream_rnn_reconnects_total{$}[1h])",
-                width=6,
+                width=4,
             ),
         ),
     ),

@@ -134,6 +134,7 @@ class Runtime:
     def restore(self, loaded: Loaded) -> None:
         """Continue from a snapshot, before `run`; raises ConfigError if it does not fit."""
         self.checkpointing.restore(loaded)
+        self.watch.restored()
         if self.ladder is not None:
             self.ladder.move(self.governor.level)  # tells the learner what it teaches on this rung
 
@@ -178,7 +179,8 @@ class Runtime:
             wanted = int(min(self.poll_events, last - engine.fed))
             try:
                 batch = self.source.poll(wanted, POLL_S)
-                stage = "receive" if batch.events else "wait"
+                fill = _fill(len(batch.events), wanted)
+                stage = "receive" if fill == "full" else "wait"  # the others found it drained
             except NotConnected as error:
                 if self._rewinds():
                     engine.drop_open_block()
@@ -191,7 +193,7 @@ class Runtime:
             finally:
                 self.metrics.stage_seconds[stage] += time.perf_counter() - start
             self.connection.delivered()
-            self.metrics.polls[_fill(len(batch.events), wanted)] += 1
+            self.metrics.polls[fill] += 1
             self._take(batch)
             self._housekeeping()
         if self._rewinds():

@@ -65,6 +65,18 @@ class Watch:
         self._last_beat = clock()
         self._published = self._reported = -math.inf
         self._rate = (clock(), 0, 0.0)
+        self._before = self._counted()
+
+    def restored(self) -> None:
+        """A snapshot was loaded: what it had counted is not this process's."""
+        self._before = self._counted()
+
+    def _counted(self) -> tuple[int, int, dict[str, int]]:
+        """Lane evictions, drift alarms and feature issues in the life of the model."""
+        engine = self._engine
+        features = getattr(engine.task, "features", None)
+        issues = {} if features is None else dict(features.issues)
+        return engine.lanes.evictions, 0 if engine.drift is None else engine.drift.alarms, issues
 
     def beat(self) -> None:
         """The loop turns."""
@@ -114,17 +126,18 @@ class Watch:
         for stage, seconds in counts.seconds.items():
             if stage != "emit":
                 m.stage_seconds[stage] = seconds
-        features = getattr(engine.task, "features", None)
-        for issue, n in ({} if features is None else features.issues).items():
-            m.feature_issues[issue] = n
+        evictions, alarms, issues = self._counted()
+        evictions_before, alarms_before, issues_before = self._before
+        for issue, n in issues.items():
+            m.feature_issues[issue] = n - issues_before.get(issue, 0)
         m.prequential_loss, baselines = engine.task.scores.live()
         for name, value in baselines.items():
             m.baseline_loss[name] = value
         m.step, m.fallback_level = engine.step, self._governor.level
         m.fallback_exhausted = dict(self._governor.exhausted)
         m.credit_info = ((self._rule(),),)
-        m.lanes_used, m.lane_evictions = engine.lanes.used, engine.lanes.evictions
-        m.drift_alarms = 0 if engine.drift is None else engine.drift.alarms
+        m.lanes_used, m.lane_evictions = engine.lanes.used, evictions - evictions_before
+        m.drift_alarms = alarms - alarms_before
         m.connected = int(self._connection.connected)
         if counts.applied > self._applied:
             self._applied = counts.applied
