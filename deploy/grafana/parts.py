@@ -117,7 +117,7 @@ class Panel:
                 "color": {"mode": "scheme", "scheme": "Blues", "scale": "exponential", "steps": 64},
                 "cellGap": 1,
                 "filterValues": {"le": 1e-9},
-                "tooltip": {"mode": "single", "yHistogram": True},
+                "tooltip": {"show": True, "mode": "single", "yHistogram": True},
                 "legend": {"show": True},
                 "rowsFrame": {"layout": "auto"},
             }
