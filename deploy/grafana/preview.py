@@ -160,7 +160,8 @@ def _draw_heatmap(
     series.sort(key=lambda pair: pair[0])
     grid = sorted({float(t) for _, each in series for t, _ in each["values"]})
     below = [0.0] * len(grid)
-    cells, bounds = [], []
+    cells: list[list[float]] = []
+    bounds: list[float] = []
     for bound, each in series:
         counts = {float(t): float(v) for t, v in each["values"]}
         total = [counts.get(at, math.nan) for at in grid]
@@ -239,7 +240,7 @@ def _color(panel: Json, name: str, otherwise: str) -> str:
         pattern = each["matcher"]["options"]
         is_ours = re.search(pattern[1:-1], name) if pattern[0] == "/" else pattern == name
         if is_ours:
-            color = each["properties"][0]["value"]["fixedColor"]
+            color: str = each["properties"][0]["value"]["fixedColor"]
             return NAMED.get(color, color)
     return otherwise
 
