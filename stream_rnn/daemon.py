@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from stream_rnn import __version__, report, results, resuming
 from stream_rnn.app import Job
 from stream_rnn.assembly.settings import MetricsTable
+from stream_rnn.checkpoint import room
 from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
@@ -87,9 +89,14 @@ def make_runtime(
         gone_s=job.limits.gone_s,
         unsaved_s=job.limits.unsaved_s,
     )
+    metrics.loop_age_seconds = runtime.watch.silent_s
+    metrics.ready = lambda: float(not runtime.watch.ready())
     metrics.snapshot_age_seconds = runtime.checkpointing.age_s
+    metrics.unsaved_seconds = runtime.checkpointing.unsaved_s
     if store is not None:
         metrics.epoch = store.epoch
+        metrics.state_free_bytes = partial(room.free_bytes, store.directory)
+        metrics.state_size_bytes = partial(room.size_bytes, store.directory)
     return runtime
 
 

@@ -3,9 +3,9 @@
 `Metrics` is itself the collector. The hot path pays one addition to a Python int (about 30 ns; a
 `prometheus_client` counter costs 290 ns and a lock), and what nobody scrapes costs nothing. One
 thread writes, the loop's; scrapes come from other threads and read each number atomically, so two
-numbers of one scrape may stand one event apart. Counters start at 0 with the process, as Prometheus
-expects, but for three that count for the life of the model. A gauge whose value is unknown is
-exported as NaN, never as 0.
+numbers of one scrape may stand one event apart. Counters start at 0 with the process: one that came
+back from a snapshot a little smaller would look like a reset, and count all its past again. A gauge
+whose value is unknown is exported as NaN, never as 0.
 
 One line below declares a series: its attribute, its type, its help. `describe` and docs/metrics.md
 (`python -m stream_rnn.metrics > docs/metrics.md`) follow from it. Those lines are why this file is
@@ -38,7 +38,8 @@ ISSUES = (
     "unknown_class",
     "bad_key",
 )
-TIMED = ("receive", "decode", "features", "step", "emit", "snapshot_copy")
+TIMED = ("wait", "receive", "decode", "features", "step", "emit", "snapshot_copy")
+FILLS = ("empty", "part", "full")  # what a poll brought of what it asked for
 SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback")
 TRIGGERS = ("unsound", "noise", "slow", "lag")  # what leads down the ladder
 MOVES = (*(("down", trigger) for trigger in TRIGGERS), ("up", "calm"))
@@ -118,8 +119,8 @@ class Metrics(Collector):
 
     Counters: `m.events_applied += 1`, `m.events_rejected["decode"] += 1` (a label value outside the
     closed set is a KeyError). Gauges: assign; `None` is unknown. Infos: assign a tuple of label
-    value tuples, e.g. `m.credit_info = (("Rtrl",),)`. `snapshot_age_seconds` is a function instead,
-    called at the scrape, on the scraping thread.
+    value tuples, e.g. `m.credit_info = (("Rtrl",),)`. Gauges declared as functions are called at
+    the scrape, on the scraping thread: they may only read, and raise nothing.
     """
 
     events_in: dict[str, int] = _counter("Events received.", "source")
@@ -140,13 +141,26 @@ class Metrics(Collector):
     lag_seconds: Gauge = _gauge("Time the source is behind its producer; NaN: unknown.")
     connected: Gauge = _gauge("1 while the source is connected, 0 while it is not.")
     reconnects: int = _counter("Connections to the source made anew.")
+    polls: dict[str, int] = _counter(
+        "Polls of the source, by what they brought; full: as much as was asked for, so more waits.",
+        "fill",
+        FILLS,
+    )
 
     tick_seconds: Histogram = _histogram("Duration of one tick, event taken to learned.", TICK_S)
-    stage_seconds: dict[str, float] = _counter("Time spent, by stage.", "stage", TIMED)
+    stage_seconds: dict[str, float] = _counter(
+        "Time spent, by stage; wait: polls that drained the source, and reconnecting.",
+        "stage",
+        TIMED,
+    )
     end_to_end_seconds: Histogram = _histogram(
         "Time from an event's own timestamp to its being applied.", LATENCY_S
     )
     last_event_timestamp_seconds: Gauge = _gauge("Unix time at which the newest event was applied.")
+    loop_age_seconds: Callable[[], float | None] = _gauge(
+        "Time since the loop last turned; above a second or two it hangs in one call."
+    )
+    ready: Callable[[], float | None] = _gauge("1 while /readyz says ok, 0 while it gives reasons.")
 
     prequential_loss: Gauge = _gauge("Exponentially weighted mean loss, predicted before learned.")
     baseline_loss: dict[str, Gauge] = _gauge("The same for a baseline.", "baseline")
@@ -157,6 +171,9 @@ class Metrics(Collector):
     influence_norm: Gauge = _gauge("Norm of the influence the credit rule carries.")
     fidelity: Gauge = _gauge(
         "Cosine of the gradient with that of a long window, a mean over samples; NaN: none yet."
+    )
+    credit_noise: Gauge = _gauge(
+        "Variance of the estimate's newest reduction over its squared norm; NaN: no estimator."
     )
     truncation_window: Gauge = _gauge(
         "Steps the adaptive window carries a loss back through; NaN: the rule has none."
@@ -187,11 +204,20 @@ class Metrics(Collector):
     snapshot_age_seconds: Callable[[], float | None] = _gauge(
         "Age of the newest durable snapshot; NaN: there is none."
     )
+    unsaved_seconds: Callable[[], float | None] = _gauge(
+        "For how long there has been something to save and nothing durable since."
+    )
     snapshot_seconds: Gauge = _gauge("Time it took to write the newest snapshot.")
     snapshot_bytes: Gauge = _gauge("Size of the newest snapshot.")
     snapshots: int = _counter("Snapshots made durable.")
     snapshot_failures: int = _counter("Snapshots that could not be written.")
     snapshot_fallbacks: int = _counter("Damaged snapshots passed over at the start.")
+    state_free_bytes: Callable[[], float | None] = _gauge(
+        "Room left on the file system of the state folder; NaN: it cannot be asked."
+    )
+    state_size_bytes: Callable[[], float | None] = _gauge(
+        "Size of the file system of the state folder."
+    )
     recovery_gap_events: Gauge = _gauge("Events lost by the newest restart; NaN: unknown.")
     replayed_events: int = _counter("Events applied again after a restart.")
     epoch: Gauge = _gauge("How often the state directory was opened by a daemon.")
@@ -308,9 +334,7 @@ def markdown() -> str:
         "Generated by `python -m stream_rnn.metrics > docs/metrics.md`; do not edit by hand.",
         "",
         "Served at `/metrics`, on `127.0.0.1:9464` unless told otherwise. Counters start at 0 with",
-        "the process: use `rate()` or `increase()`. Three count for the life of the model and come",
-        "back from its snapshot: `stream_rnn_feature_issues_total`,",
-        "`stream_rnn_lane_evictions_total` and `stream_rnn_drift_alarms_total`.",
+        "the process: use `rate()` or `increase()`.",
         "",
         "A gauge whose value is unknown is `NaN`, which fires no comparison; `x != x` is true for",
         "exactly those. Label values come from closed sets, never from the stream. `process_*` and",

@@ -134,6 +134,7 @@ class Runtime:
     def restore(self, loaded: Loaded) -> None:
         """Continue from a snapshot, before `run`; raises ConfigError if it does not fit."""
         self.checkpointing.restore(loaded)
+        self.watch.restored()
         if self.ladder is not None:
             self.ladder.move(self.governor.level)  # tells the learner what it teaches on this rung
 
@@ -174,9 +175,12 @@ class Runtime:
         engine = self.engine
         last = math.inf if max_events is None else engine.fed + max_events
         while not self.stopping and engine.fed < last:
-            start = time.perf_counter()
+            start, stage = time.perf_counter(), "wait"
+            wanted = int(min(self.poll_events, last - engine.fed))
             try:
-                batch = self.source.poll(int(min(self.poll_events, last - engine.fed)), POLL_S)
+                batch = self.source.poll(wanted, POLL_S)
+                fill = _fill(len(batch.events), wanted)
+                stage = "receive" if fill == "full" else "wait"  # the others found it drained
             except NotConnected as error:
                 if self._rewinds():
                     engine.drop_open_block()
@@ -187,8 +191,9 @@ class Runtime:
                 self.outputs.write()
                 break
             finally:
-                self.metrics.stage_seconds["receive"] += time.perf_counter() - start
+                self.metrics.stage_seconds[stage] += time.perf_counter() - start
             self.connection.delivered()
+            self.metrics.polls[fill] += 1
             self._take(batch)
             self._housekeeping()
         if self._rewinds():
@@ -265,6 +270,11 @@ class Runtime:
         ):
             self._snapshot()
         self.watch.publish_if_due()
+
+
+def _fill(n_events: int, wanted: int) -> str:
+    """What a poll brought, as a label."""
+    return "empty" if n_events == 0 else "part" if n_events < wanted else "full"
 
 
 def _not_after(position: int | str, last: int | str) -> bool:

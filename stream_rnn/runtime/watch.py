@@ -65,6 +65,18 @@ class Watch:
         self._last_beat = clock()
         self._published = self._reported = -math.inf
         self._rate = (clock(), 0, 0.0)
+        self._before = self._counted()
+
+    def restored(self) -> None:
+        """A snapshot was loaded: what it had counted is not this process's."""
+        self._before = self._counted()
+
+    def _counted(self) -> tuple[int, int, dict[str, int]]:
+        """Lane evictions, drift alarms and feature issues in the life of the model."""
+        engine = self._engine
+        features = getattr(engine.task, "features", None)
+        issues = {} if features is None else dict(features.issues)
+        return engine.lanes.evictions, 0 if engine.drift is None else engine.drift.alarms, issues
 
     def beat(self) -> None:
         """The loop turns."""
@@ -114,17 +126,18 @@ class Watch:
         for stage, seconds in counts.seconds.items():
             if stage != "emit":
                 m.stage_seconds[stage] = seconds
-        features = getattr(engine.task, "features", None)
-        for issue, n in ({} if features is None else features.issues).items():
-            m.feature_issues[issue] = n
+        evictions, alarms, issues = self._counted()
+        evictions_before, alarms_before, issues_before = self._before
+        for issue, n in issues.items():
+            m.feature_issues[issue] = n - issues_before.get(issue, 0)
         m.prequential_loss, baselines = engine.task.scores.live()
         for name, value in baselines.items():
             m.baseline_loss[name] = value
         m.step, m.fallback_level = engine.step, self._governor.level
         m.fallback_exhausted = dict(self._governor.exhausted)
         m.credit_info = ((self._rule(),),)
-        m.lanes_used, m.lane_evictions = engine.lanes.used, engine.lanes.evictions
-        m.drift_alarms = 0 if engine.drift is None else engine.drift.alarms
+        m.lanes_used, m.lane_evictions = engine.lanes.used, evictions - evictions_before
+        m.drift_alarms = alarms - alarms_before
         m.connected = int(self._connection.connected)
         if counts.applied > self._applied:
             self._applied = counts.applied
@@ -136,6 +149,7 @@ class Watch:
         m.gradient_norm = report.get("gradient_norm")
         m.influence_norm = report.get("influence_norm")
         m.fidelity = report.get("fidelity")
+        m.credit_noise = report.get("noise")
         m.truncation_window = report.get("window")
         m.truncation_beta = report.get("beta")
         m.truncation_bias = report.get("bias")
@@ -168,9 +182,13 @@ class Watch:
             )
         )
 
+    def silent_s(self) -> float:
+        """Seconds since the loop last turned."""
+        return self._clock() - self._last_beat
+
     def live(self) -> list[str]:
         """Reasons why the loop must be restarted; none while it turns."""
-        silent_s = self._clock() - self._last_beat
+        silent_s = self.silent_s()
         return [f"the loop has not turned for {silent_s:.0f} s"] if silent_s > SILENT_S else []
 
     def ready(self) -> list[str]:
