@@ -23,12 +23,19 @@ from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
 from stream_rnn.console import Console, NoteHandler
+from stream_rnn.http.guard import token_in
+from stream_rnn.http.live import Feed, live_stream, page
+from stream_rnn.http.pages import Predict, pages, predicting
+from stream_rnn.http.server import HttpServer
 from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import Guarantee, NotConnected, SettingError, Sink, Source
-from stream_rnn.status import StatusServer
+
+_log = logging.getLogger(__name__)
+
+TOKEN = "token"  # the file in the state folder
 
 
 def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
@@ -45,8 +52,10 @@ def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
             runtime.restore(newest)
             runtime.metrics.snapshot_fallbacks = len(newest.fallbacks)
         if job.metrics is not None:
-            pages = runtime.watch.status, runtime.watch.live, runtime.watch.ready
-            server = serve(job.metrics, registry, *pages)
+            watch = runtime.watch
+            asked = watch.status, watch.live, watch.ready
+            folder = Path(job.state.dir)
+            server = serve(job.metrics, registry, *asked, feed=watch.feed, state_dir=folder)
             stack.callback(server.close)
         for line in (*job.banner, resuming.start_line(newest, job.state.dir)):
             click.echo(line, err=True)
@@ -134,13 +143,49 @@ def serve(
     status: Callable[[], Mapping[str, object]],
     live: Callable[[], list[str]],
     ready: Callable[[], list[str]],
-) -> StatusServer:
-    """The status page, open."""
+    *,
+    feed: Feed | None = None,
+    predict: Predict | None = None,
+    state_dir: Path | None = None,
+) -> HttpServer:
+    """The HTTP server, open.
+
+    Args:
+        table: `[metrics]`.
+        registry: what /metrics shows.
+        status: what /status shows.
+        live: reasons against /livez.
+        ready: reasons against /readyz.
+        feed: what the live page draws.
+        predict: what POST /predict answers; without it there is no such page.
+        state_dir: where a token is kept if one is needed and none is configured.
+    """
+    routes = {**page(), **pages(registry, status, live, ready)}
+    if feed is not None:
+        routes |= live_stream(feed, ready)
+    if predict is not None:
+        routes |= predicting(predict)
     try:
-        server = StatusServer(table.address, registry, status, live, ready, insecure=table.insecure)
+        token = table.token
+        if token is None and state_dir is not None and predict is not None:
+            token = token_in(state_dir / TOKEN)
+            click.echo(f"  token        {state_dir / TOKEN}, for POST /predict", err=True)
+        server = HttpServer(
+            table.address,
+            routes,
+            insecure=table.insecure,
+            token=token,
+            certificate=table.certificate,
+            key=table.key,
+        )
         server.open()
     except SettingError as error:
         raise ConfigError(f"[metrics] {error}") from error
+    if not server.local and table.token is not None and table.certificate is None:
+        _log.warning(
+            "[metrics] the token travels in clear: anybody on the way reads it; set certificate "
+            "and key"
+        )
     return server
 
 

@@ -75,8 +75,7 @@ NOTES: dict[type, dict[str, str]] = {
         "keep": "how many rotated files stay.",
     },
     settings.MetricsTable: {
-        "address": '"HOST:PORT" of the status server; port 0 takes a free one.',
-        "insecure": "allow an address that other machines can reach.",
+        "address": '"HOST:PORT"; port 0 takes a free one.',
     },
     settings.LanesTable: {
         "key": "field that tells the streams apart; without one there is a single stream.",

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
 CORE |= {"learner", "ladder", "lane_state", "saved", "native", "plan"}
-AT_THE_SIDE = {"scores", "report", "console", "status", "health", "river_state", "tasks"}
+AT_THE_SIDE = {"scores", "report", "console", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
 TOP = {"app", "daemon", "commands", "bench", "reference"}  # composition: they may know everybody
 # package or module -> which of ours it may import

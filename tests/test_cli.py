@@ -18,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_rnn import app
 from stream_rnn.cli import _exit_code, cli
 from stream_rnn.daemon import make_runtime
+from stream_rnn.http.pages import pages
+from stream_rnn.http.server import HttpServer
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import EndOfStream
-from stream_rnn.status import StatusServer
 from stream_rnn.testing import ListSink, ScriptedSource
 
 MINIMAL = """
@@ -312,8 +313,8 @@ def test_the_status_page_follows_the_daemon() -> None:
     from stream_rnn.console import Console
 
     runtime: Runtime = make_runtime(job, None, registry, Console(StringIO()))
-    pages: list[Callable[[], Any]] = [runtime.watch.status, runtime.watch.live, runtime.watch.ready]
-    with StatusServer("127.0.0.1:0", registry, *pages) as server:
+    asked: list[Callable[[], Any]] = [runtime.watch.status, runtime.watch.live, runtime.watch.ready]
+    with HttpServer("127.0.0.1:0", pages(registry, *asked)) as server:
         assert get(server.port, "/readyz")[0] == 503
         assert "the source is not connected" in get(server.port, "/readyz")[1]
         daemon = threading.Thread(target=runtime.run)

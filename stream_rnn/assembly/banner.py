@@ -47,6 +47,8 @@ def lines(
     said += [f"    chosen     {reason}" for reason in model.why]
     said += [f"  sink         {sink.describe()}" for sink in sinks]
     said += [f"  dead letters {letter_path}", f"  state        {state.dir}, {how_often}"]
-    where = f"http://{metrics.address}/" if metrics else "off (add a [metrics] table)"
+    where = "off (add a [metrics] table)"
+    if metrics:
+        where = f"{'https' if metrics.certificate else 'http'}://{metrics.address}/"
     said.append(f"  metrics      {where}")
     return said

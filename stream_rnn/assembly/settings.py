@@ -82,10 +82,21 @@ class Limits:
 
 @dataclass(frozen=True)
 class MetricsTable:
-    """`[metrics]`: the status server."""
+    """`[metrics]`: the HTTP server, with the live page, metrics and POST /predict.
+
+    Attributes:
+        insecure: let other machines read without a token.
+        token: what a POST needs, and what reading from other machines needs unless `insecure`;
+            by default one is made where it is needed, in the file `token` of the state folder.
+        certificate: PEM file; with it the server speaks TLS, and nothing else.
+        key: PEM file with the certificate's key, unless that stands in the same file.
+    """
 
     address: str = "127.0.0.1:9464"
     insecure: bool = False
+    token: str | None = field(default=None, repr=False)
+    certificate: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)

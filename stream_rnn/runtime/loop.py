@@ -123,6 +123,7 @@ class Runtime:
             engine,
             governor,
             self.checkpointing,
+            self.outputs,
             rule=rule,
             metrics=metrics,
             console=console,

@@ -14,6 +14,10 @@ from stream_rnn.spi import EndOfStream, NotConnected, Record, Sink
 
 _log = logging.getLogger(__name__)
 
+SHOWN_LETTERS = 5
+MAX_ID_CHARS = 200
+MAX_REASON_CHARS = 300
+
 
 class Outputs:
     """The sinks of one run, written by the loop's thread.
@@ -39,6 +43,7 @@ class Outputs:
         self._engine = engine
         self._metrics = metrics
         self._loop = loop
+        self.newest_letters: tuple[Record, ...] = ()  # in short, the newest last; replaced whole
 
     def open(self, stack: ExitStack) -> None:
         """Connect them all; `stack` closes them. Raises NotConnected if told to stop meanwhile."""
@@ -58,6 +63,8 @@ class Outputs:
             self._write(self.dead_letters, letters)
             for letter in letters:
                 self._metrics.dead_letters[letter["stage"]] += 1
+            newest = tuple(in_short(letter) for letter in letters[-SHOWN_LETTERS:])
+            self.newest_letters = (*self.newest_letters, *newest)[-SHOWN_LETTERS:]
         self._metrics.stage_seconds["emit"] += time.perf_counter() - start
 
     def flush(self) -> None:
@@ -97,3 +104,13 @@ class Outputs:
             raise error
         _log.warning("%s: %s; trying again in %.1f s", sink.describe(), error, patience.wait_s)
         patience.wait()
+
+
+def in_short(letter: Record) -> Record:
+    """Of a dead letter: which, where, why; without the event's own bytes."""
+    return {
+        "id": str(letter["id"])[:MAX_ID_CHARS],
+        "stage": letter["stage"],
+        "issue": letter["issue"],
+        "reason": str(letter["reason"])[:MAX_REASON_CHARS],
+    }

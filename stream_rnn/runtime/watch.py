@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from stream_rnn import __version__
 from stream_rnn.console import Console, Progress
 from stream_rnn.engine.engine import Engine
 from stream_rnn.engine.frames import Tick
@@ -14,6 +15,9 @@ from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing
 from stream_rnn.runtime.connection import Connection
+from stream_rnn.runtime.feed import Feed
+from stream_rnn.runtime.outputs import Outputs
+from stream_rnn.runtime.showing import Showing
 from stream_rnn.spi import Source
 
 PUBLISH_S = 0.5
@@ -29,12 +33,15 @@ class Watch:
     `live`, `ready` and `status` answer on any thread, the rest is for the loop's.
 
     Args:
-        source, connection, engine, governor, checkpointing: what is watched.
+        source, connection, engine, governor, checkpointing, outputs: what is watched.
         rule: names the rung of the ladder in use.
         metrics: the daemon's numbers, brought up to date.
         console: where progress is shown.
         unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
         clock: seconds, monotonic.
+
+    Attributes:
+        feed: frames for a live page, put while somebody watches.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class Watch:
         engine: Engine,
         governor: Governor,
         checkpointing: Checkpointing,
+        outputs: Outputs,
         *,
         rule: Callable[[], str],
         metrics: Metrics,
@@ -66,6 +74,17 @@ class Watch:
         self._published = self._reported = -math.inf
         self._rate = (clock(), 0, 0.0)
         self._before = self._counted()
+        self.feed = Feed(self.about)
+        self._showing = Showing(
+            self.feed,
+            engine,
+            metrics,
+            outputs,
+            rule=rule,
+            reason=lambda: governor.reason,
+            ready=self.ready,
+            clock=clock,
+        )
 
     def restored(self) -> None:
         """A snapshot was loaded: what it had counted is not this process's."""
@@ -96,6 +115,9 @@ class Watch:
             m.update_skips["fallback"] += 1
         elif tick.locked:
             m.update_skips["locked"] += 1
+        if self.feed.watchers:
+            self._showing.on_tick(tick.seconds)
+            self.publish_if_due()  # a poll's events may take many seconds
 
     def publish_if_due(self) -> None:
         """Publish, but seldom enough to cost nothing."""
@@ -116,6 +138,7 @@ class Watch:
             self._reported = now
             self._publish_report()
         self._show(now)
+        self._showing.publish(now)
 
     def _publish_engine(self) -> None:
         m, engine, counts = self._metrics, self._engine, self._engine.counts
@@ -232,4 +255,19 @@ class Watch:
             "ready": self.ready(),
             "execution": self._checkpointing.identity.execution,
             "model": self._checkpointing.identity.model,
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What a live page is told once: what does not change while the daemon runs."""
+        engine = self._engine
+        return {
+            "version": __version__,
+            "task": engine.task.describe(),
+            "source": self._source.describe(),
+            "guarantee": self._source.guarantee.value,
+            "baseline": engine.task.baseline,
+            "kind": engine.task.objective.kind,
+            "streams": engine.lanes.capacity,
+            "parameters": self._metrics.parameters,
+            "execution": self._checkpointing.identity.execution,
         }

@@ -5,14 +5,21 @@ import re
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import status as status_module
+from stream_rnn.http.bounded import Bounds
+from stream_rnn.http.live import page
+from stream_rnn.http.pages import pages
+from stream_rnn.http.server import HttpServer
 from stream_rnn.metrics import Metrics
 from stream_rnn.spi import SettingError
-from stream_rnn.status import MAX_CONNECTIONS, MAX_REQUEST_BYTES, PATIENCE_S, StatusServer
+
+MAX_CONNECTIONS = Bounds().connections
+MAX_REQUEST_BYTES = Bounds().request_bytes
+PATIENCE_S = Bounds().patience_s
 
 
 class Daemon:
@@ -31,20 +38,14 @@ class Daemon:
             raise self.error
         return self.facts
 
-    def server(self, address: str = "127.0.0.1:0", **options: bool) -> StatusServer:
-        return StatusServer(
-            address,
-            self.registry,
-            self.status,
-            lambda: self.dead,
-            lambda: self.unready,
-            **options,
-        )
+    def server(self, address: str = "127.0.0.1:0", **options: Any) -> HttpServer:
+        routes = pages(self.registry, self.status, lambda: self.dead, lambda: self.unready)
+        options.setdefault("bounds", Bounds(poll_s=0.01))
+        return HttpServer(address, {**page(), **routes}, **options)
 
 
 @pytest.fixture
-def daemon(monkeypatch) -> Daemon:
-    monkeypatch.setattr(status_module, "POLL_S", 0.01)
+def daemon() -> Daemon:
     return Daemon()
 
 
@@ -59,7 +60,7 @@ class Answer:
         self.code, self.headers, self.body = response.status, response.headers, response.read()
 
 
-def ask(server: StatusServer, path: str, method: str = "GET", **headers: str) -> Answer:
+def ask(server: HttpServer, path: str, method: str = "GET", **headers: str) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     try:
         connection.request(method, path, headers=headers)
@@ -68,7 +69,7 @@ def ask(server: StatusServer, path: str, method: str = "GET", **headers: str) ->
         connection.close()
 
 
-def raw(server: StatusServer, request: bytes) -> bytes:
+def raw(server: HttpServer, request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall(request)
         answer = b""
@@ -133,8 +134,9 @@ def test_status_is_json_in_which_not_a_number_is_null(server):
 
 
 def test_the_index_links_to_every_page(server):
-    links = re.findall(rb'href="([^"]+)"', ask(server, "/").body)
-    assert [ask(server, link.decode()).code for link in links] == [200, 200, 200, 200]
+    links = re.findall(rb'(?:href|src)="(/[^"]+)"', ask(server, "/").body)
+    assert {b"/status", b"/metrics", b"/livez", b"/readyz"} <= set(links)
+    assert {ask(server, link.decode()).code for link in links} == {200}
 
 
 def test_a_query_does_not_change_the_page(server):
@@ -227,10 +229,9 @@ def test_requests_out_of_bounds_are_refused(server, request_, code):
     assert raw(server, request_).startswith(b"HTTP/1.0 %d " % code)
 
 
-def test_a_client_that_sends_byte_by_byte_is_cut_off(daemon, monkeypatch):
-    monkeypatch.setattr(status_module, "PATIENCE_S", 0.2)
+def test_a_client_that_sends_byte_by_byte_is_cut_off(daemon):
     with (
-        daemon.server() as server,
+        daemon.server(bounds=Bounds(patience_s=0.2, poll_s=0.01)) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=5) as client,
     ):
         began = time.monotonic()
@@ -241,7 +242,7 @@ def test_a_client_that_sends_byte_by_byte_is_cut_off(daemon, monkeypatch):
 
 def handlers() -> int:
     """Threads that answer a connection right now."""
-    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+    return sum(thread.name == "http connection" for thread in threading.enumerate())
 
 
 def settle(n_handlers: int) -> int:
