@@ -35,7 +35,6 @@ class Showing:
         rule: names the rung of the ladder in use.
         reason: why that rung, "" if it is the first.
         ready: reasons not to trust the daemon now.
-        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -48,17 +47,14 @@ class Showing:
         rule: Callable[[], str],
         reason: Callable[[], str],
         ready: Callable[[], list[str]],
-        clock: Callable[[], float],
     ) -> None:
         self.feed = feed
         self._engine = engine
         self._metrics = metrics
         self._outputs = outputs
         self._rule, self._reason, self._ready = rule, reason, ready
-        self._clock = clock
         self._listens = False
         self._behind: Callable[[list[float], Target, float], None] | None = None
-        self._n_scored = 0
         self._pairs: deque[tuple[list[float], Target]] = deque(maxlen=MAX_PAIRS)
         self._ticks: deque[float] = deque(maxlen=MAX_TICKS)
         self._shown_at = -math.inf
@@ -85,7 +81,6 @@ class Showing:
             self.feed.put(msgspec.json.encode(self._frame(now)))
 
     def _on_score(self, prediction: list[float], target: Target, loss: float) -> None:
-        self._n_scored += 1
         self._pairs.append((prediction, target))
         if self._behind is not None:
             self._behind(prediction, target, loss)
@@ -115,7 +110,7 @@ class Showing:
             "ready": self._ready(),
             "tick_p50_s": _quantile(ticks, 0.5),
             "tick_p99_s": _quantile(ticks, 0.99),
-            "scored": {"until": self._n_scored, "pairs": pairs},
+            "scored": {"until": self._engine.counts.scored, "pairs": pairs},
             "rejected": self._engine.counts.rejected,
             "letters": self._outputs.newest_letters,
         }

@@ -83,7 +83,6 @@ class Watch:
             rule=rule,
             reason=lambda: governor.reason,
             ready=self.ready,
-            clock=clock,
         )
 
     def restored(self) -> None:

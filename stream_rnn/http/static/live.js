@@ -2,12 +2,13 @@
 
 import { Plot, milliseconds } from "./plots.js";
 import { follow, forget, hasToken, remember } from "./stream.js";
-import { best, counted, duration, gain, human, isNumber } from "./words.js";
+import { counted, duration, gain, human, isNumber } from "./words.js";
 
 const KEPT_S = 1800;
 const KEPT_PAIRS = 256;
 const SILENT_MS = 3000;
 const DESCRIBE_MS = 5000;
+const LEAST_S = 15;  // of time shown at the beginning
 const CALM_MS = 2000;  // between two drawings where less motion is asked for
 const BASELINE_COLORS = ["one", "two", "three"];
 const PROMISES = {
@@ -71,15 +72,16 @@ function showLetters(letters) {
 }
 
 function showNumbers(frame) {
-  const { words, verdict } = gain(frame.loss, frame.baselines);
-  say("gain", words);
+  const { big, against, verdict } = gain(frame.loss, frame.baselines);
+  say("gain", big);
   byId("gain").className = `big ${verdict}`;
-  const least = best(frame.baselines);
-  say("loss", `loss ${human(frame.loss)}${least ? `, ${least[0]} ${human(least[1])}` : ""}`);
+  say("loss", against);
   say("rate", human(frame.events_per_s));
   say("events", `${counted(frame.events)} since the start`);
-  say("lag", isNumber(frame.lag_events) ? `${human(frame.lag_events)} events` : "unknown");
-  say("behind", isNumber(frame.lag_seconds) ? `${duration(frame.lag_seconds)} behind` : "in seconds unknown");
+  const [events, seconds] = [frame.lag_events, frame.lag_seconds];
+  const inTime = isNumber(seconds) ? `${duration(seconds)} behind` : "";
+  say("lag", isNumber(events) ? `${human(events)} event${events === 1 ? "" : "s"}` : inTime || "unknown");
+  say("behind", isNumber(events) ? inTime || "waiting at the source" : "the source does not say");
   say("rule", frame.rule);
   const why = WHY[frame.fallback_reason] ?? frame.fallback_reason;
   say("level", frame.fallback_level ? `fallback level ${frame.fallback_level}: ${why}` : "level 0, as configured");
@@ -102,7 +104,10 @@ function makePlots() {
         ...names.map((label, i) => ({ label, color: BASELINE_COLORS[i] ?? "more", width: 1.25, dash: [5, 4] })),
         { label: "model", color: "model", width: 2.25 },
       ],
-      summary: () => `Loss ${human(now().loss)}: ${gain(now().loss, now().baselines).words}`,
+      summary: () => {
+        const { big, against } = gain(now().loss, now().baselines);
+        return `Loss: ${big}, ${against}`;
+      },
     }),
     scored: new Plot(byId("plot-scored"), {
       series: scored, axis: event, floor: isClass ? 0 : null,
@@ -126,7 +131,8 @@ function makePlots() {
 function draw() {
   if (!plots) makePlots();
   const until = frames[frames.length - 1].at;
-  const from = until - Number(document.querySelector("input[name=window]:checked").value);
+  const wanted = until - Number(document.querySelector("input[name=window]:checked").value);
+  const from = Math.max(wanted, Math.min(frames[0].at, until - LEAST_S));
   let first = frames.findIndex((frame) => frame.at >= from);
   first = Math.max(0, first - 1);  // one beyond the edge, so that the line comes from there
   const shown = withGaps(frames.slice(first));

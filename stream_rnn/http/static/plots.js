@@ -3,6 +3,7 @@
 import { human, instant, isNumber } from "./words.js";
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const WHOLE_S = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600];
 const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");
 
 /**
@@ -54,12 +55,12 @@ export class Plot {
     const font = "11.5px system-ui, sans-serif";
     this.plot = new uPlot({
       ...this.size(),
-      padding: [8, 8, 0, 0],
+      padding: [8, 26, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { time: false }, y: { range: (plot, low, high) => this.range(low, high) } },
       axes: [
-        { ...ink, font, space: 76, values: (plot, at) => at.map(this.axis) },
+        { ...ink, font, size: 28, space: 76, incrs: this.axis === clock ? WHOLE_S : undefined, values: (plot, at) => at.map(this.axis) },
         { ...ink, font, size: 54, space: 32, values: (plot, values) => values.map((value) => this.format(value)) },
       ],
       series: [{}, ...this.series.map((each) => ({

@@ -25,6 +25,7 @@ export function duration(seconds) {
 /** A short time: 830 us, 1.52 ms, 2.1 s. */
 export function instant(seconds) {
   if (!isNumber(seconds)) return "-";
+  if (seconds === 0) return "0";
   if (seconds < 1e-3) return `${Number((seconds * 1e6).toPrecision(3))} µs`;
   if (seconds < 1) return `${Number((seconds * 1e3).toPrecision(3))} ms`;
   return `${Number(seconds.toPrecision(3))} s`;
@@ -39,19 +40,18 @@ export function best(baselines) {
   return known.length ? known[0] : null;
 }
 
-/** The loss against the best baseline, in words, and whether that is good. */
+/** The loss against the best baseline: `big` in words, whom it is `against`, the `verdict`. */
 export function gain(loss, baselines) {
   const least = best(baselines);
-  if (!isNumber(loss)) return { words: "-", verdict: "" };
-  if (!least) return { words: human(loss), verdict: "" };
+  if (!isNumber(loss) || !least) return { big: human(loss), against: "no baseline yet", verdict: "" };
   const [name, theirs] = least;
-  if (!(loss > 0 && theirs > 0)) {  // a ratio says nothing about a loss below zero
-    return { words: `${human(loss)}, ${name} ${human(theirs)}`, verdict: loss < theirs ? "good" : "bad" };
-  }
+  const verdict = loss < theirs ? "good" : "bad";
+  const against = `${name}: ${human(loss)} against ${human(theirs)}`;
+  // a ratio says nothing about losses below zero
+  if (!(loss > 0 && theirs > 0)) return { big: human(loss), against, verdict };
   const ratio = loss / theirs;
   const percent = Math.round(100 * (ratio - 1));
-  if (percent === 0) return { words: `like ${name}`, verdict: "" };
-  if (ratio >= 2) return { words: `${human(ratio)}x ${name}`, verdict: "bad" };
-  const side = percent < 0 ? "below" : "above";
-  return { words: `${Math.abs(percent)} % ${side} ${name}`, verdict: percent < 0 ? "good" : "bad" };
+  if (percent === 0) return { big: "equal", against, verdict: "" };
+  if (ratio >= 2) return { big: `${human(ratio)} times`, against, verdict };
+  return { big: `${Math.abs(percent)} % ${percent < 0 ? "below" : "above"}`, against, verdict };
 }
