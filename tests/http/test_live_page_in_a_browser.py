@@ -38,7 +38,8 @@ address = "127.0.0.1:PORT"
 TOKEN = "0123456789abcdef0123456789abcdef"
 # a browser takes its orders from descriptor 3 and answers on 4
 ON_A_PIPE = (
-    "import os, sys; r, w, *command = sys.argv[1:]; r, w = os.dup(int(r)), os.dup(int(w));"
+    "import fcntl, os, sys; r, w, *command = sys.argv[1:];"
+    "r, w = (fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in (r, w));"
     "os.dup2(r, 3); os.dup2(w, 4); os.execv(command[0], command)"
 )
 
@@ -69,6 +70,7 @@ class Browser:
         self._buffer = b""
         self._n = 0
         self._session: str | None = None
+        self._target: str | None = None
         self.fetched: list[str] = []
         self.complaints: list[str] = []
 
@@ -99,6 +101,8 @@ class Browser:
         line, _, self._buffer = self._buffer.partition(b"\0")
         said: dict[str, Any] = json.loads(line)
         params = said.get("params", {})
+        if "method" in said and said.get("sessionId") != self._session:
+            return said  # of a page that was left
         match said.get("method"):
             case "Network.requestWillBeSent":
                 self.fetched.append(params["request"]["url"])
@@ -112,8 +116,13 @@ class Browser:
 
     def open(self, url: str) -> None:
         self._session = None
-        target = self.say("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.say("Target.attachToTarget", targetId=target, flatten=True)
+        before, self._target = (
+            self._target,
+            self.say("Target.createTarget", url="about:blank")["targetId"],
+        )
+        if before is not None:
+            self.say("Target.closeTarget", targetId=before)
+        attached = self.say("Target.attachToTarget", targetId=self._target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.say(f"{domain}.enable")
@@ -214,9 +223,9 @@ class Daemon:
         return float(found[1])
 
 
-@pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    daemon = Daemon(tmp_path)
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path_factory.mktemp("daemon"))
     yield daemon
     daemon.process.kill()
     daemon.process.wait()
@@ -279,12 +288,12 @@ def test_a_dead_letter_is_shown_as_text(browser: Browser, daemon: Daemon) -> Non
     caught_up(browser, daemon)
     browser.wait(lambda: "onerror=alert(1)" in browser.text("letters"))
     assert browser.value("document.querySelectorAll('#letters img').length") == 0
-    assert browser.value("document.querySelectorAll('#letters tbody tr').length") == 3
+    assert browser.value("document.querySelectorAll('#letters tbody tr').length") == min(
+        5, daemon.applied // 99
+    )
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(1280, 800), (390, 844), (360, 740)], ids=lambda n: str(n)
-)
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844), (360, 740)], ids=str)
 def test_the_page_fits_its_window_in_light_and_dark(
     width: int, height: int, browser: Browser, daemon: Daemon, tmp_path: Path
 ) -> None:
@@ -339,17 +348,20 @@ def test_nothing_moves_where_less_motion_is_asked_for(browser: Browser, daemon: 
     browser.wait(lambda: browser.value("document.getAnimations().length") == 1)
 
 
-def test_a_daemon_that_stops_is_noticed_and_one_that_comes_back_too(
-    browser: Browser, daemon: Daemon, tmp_path: Path
+def test_a_daemon_that_stops_is_noticed_and_not_held_up_by_the_page(
+    browser: Browser, tmp_path: Path
 ) -> None:
-    browser.open(daemon.url)
-    caught_up(browser, daemon)
-    began = time.monotonic()
-    daemon.process.terminate()
-    browser.wait(lambda: browser.text("state") == "not connected")
-    assert daemon.process.wait(20) == 0
-    assert time.monotonic() - began < 15.0  # an open stream does not hold the daemon up
-    assert "Traceback" not in (tmp_path / "log").read_text()
+    daemon = Daemon(tmp_path)
+    try:
+        browser.open(daemon.url)
+        caught_up(browser, daemon)
+        daemon.process.terminate()
+        browser.wait(lambda: browser.text("state") == "not connected")
+        assert daemon.process.wait(20) == 0
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
 
 
 def test_a_loop_that_does_not_turn_is_noticed(browser: Browser, daemon: Daemon) -> None:
