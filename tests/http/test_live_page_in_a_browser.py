@@ -377,7 +377,7 @@ def test_a_page_of_a_daemon_with_a_token_asks_for_it(browser: Browser, tmp_path:
     daemon = Daemon(tmp_path, "0.0.0.0", f'token = "{TOKEN}"\n')
     try:
         browser.open(daemon.url)
-        browser.wait(lambda: not browser.value("document.getElementById('ask').hidden"))
+        browser.wait(lambda: browser.value("document.getElementById('ask')?.hidden") is False)
         assert browser.text("events") == "-"
         for token, is_right in (("wrong", False), (TOKEN, True)):
             browser.value(f"document.getElementById('token').value = {token!r}")

@@ -108,6 +108,22 @@ def test_one_watcher_too_many_is_told_so(feed: Feed, server: HttpServer) -> None
             assert (further.answer.status, further.answer.headers["Retry-After"]) == (503, "5")
 
 
+def test_a_watcher_that_leaves_gives_its_seat_back(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "MAX_WATCHERS", 1)
+    with HttpServer("127.0.0.1:0", live_stream(feed, list), bounds=QUICK) as server:
+        for _ in range(2):
+            watcher = Watcher(server)
+            assert watcher.answer.status == 200
+            wait_for(1, feed)
+            watcher.close()
+            for _ in range(2):  # the first goes into a socket that is closed
+                feed.put(b"{}")
+                time.sleep(0.15)
+            wait_for(0, feed)
+
+
 def test_head_takes_no_seat(feed: Feed, server: HttpServer) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     connection.request("HEAD", "/live")
@@ -128,6 +144,24 @@ def test_a_watcher_that_does_not_read_is_dropped(feed: Feed) -> None:
         for _ in range(8):
             feed.put(b"x" * 200_000)
         wait_for(0, feed)
+
+
+def test_a_watcher_that_reads_a_little_at_a_time_is_dropped_too(feed: Feed) -> None:
+    with (
+        HttpServer("127.0.0.1:0", live_stream(feed, list), bounds=QUICK) as server,
+        socket.socket() as slow,
+    ):
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", server.port))
+        slow.sendall(b"GET /live HTTP/1.1\r\n\r\n")
+        wait_for(1, feed)
+        for _ in range(8):
+            feed.put(b"x" * 200_000)
+        until = time.monotonic() + 3.0
+        while feed.watchers and time.monotonic() < until:
+            slow.recv(1000)  # each piece keeps the connection busy, and none of it idle
+            time.sleep(0.01)
+        assert feed.watchers == 0
 
 
 def test_a_slow_watcher_does_not_slow_the_next_one(feed: Feed, server: HttpServer) -> None:
