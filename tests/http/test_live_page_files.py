@@ -18,6 +18,7 @@ from stream_rnn.http.routes import Answer, Request
 STATIC = Path(__file__).parents[2] / "stream_rnn" / "http" / "static"
 OURS = sorted(path for path in STATIC.iterdir() if path.suffix in (".html", ".css", ".js"))
 OURS = [path for path in OURS if not path.name.startswith("uplot")]
+VENDORED = next(STATIC.glob("VENDORED.*"))
 HTML = (STATIC / "index.html").read_text()
 
 
@@ -56,7 +57,7 @@ def test_every_file_that_the_page_names_is_served() -> None:
 def test_licenses_and_notes_stay_in_the_package_and_are_not_pages() -> None:
     assert {"/", *(f"/static/{path.name}" for path in STATIC.iterdir())} - page().keys() == {
         "/static/index.html",
-        "/static/VENDORED.md",
+        f"/static/{VENDORED.name}",
         "/static/uplot.LICENSE",
     }
 
@@ -76,9 +77,7 @@ def test_a_file_is_served_as_what_it_is() -> None:
 
 
 def test_what_is_vendored_is_what_was_vendored() -> None:
-    listed = re.findall(
-        r"^    (\w{64})  (uplot[\w.]+)$", (STATIC / "VENDORED.md").read_text(), re.M
-    )
+    listed = re.findall(r"^    (\w{64})  (uplot[\w.]+)$", VENDORED.read_text(), re.M)
     assert {name for _, name in listed} == {path.name for path in STATIC.glob("uplot*")}
     for digest, name in listed:
         assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == digest

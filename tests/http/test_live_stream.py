@@ -156,11 +156,11 @@ def test_a_watcher_that_reads_a_little_at_a_time_is_dropped_too(feed: Feed) -> N
         slow.sendall(b"GET /live HTTP/1.1\r\n\r\n")
         wait_for(1, feed)
         for _ in range(8):
-            feed.put(b"x" * 200_000)
+            feed.put(b"x" * 500_000)
         until = time.monotonic() + 3.0
         while feed.watchers and time.monotonic() < until:
-            slow.recv(1000)  # each piece keeps the connection busy, and none of it idle
-            time.sleep(0.01)
+            slow.recv(8000)  # each piece keeps the connection busy, and none of it idle
+            time.sleep(0.005)
         assert feed.watchers == 0
 
 
