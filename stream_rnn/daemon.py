@@ -23,6 +23,7 @@ from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
 from stream_rnn.console import Console, NoteHandler
+from stream_rnn.journal.source import JournaledSource
 from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.connection import SourceGone
@@ -69,8 +70,15 @@ def make_runtime(
     metrics.lanes_capacity = job.engine.lanes.capacity
     metrics.parameters = sum(p.numel() for p in job.engine.learner.parameters())
     metrics.guarantee_info = ((SOURCE, job.source.guarantee.value),)
-    if job.source.guarantee is Guarantee.REPLAYABLE:
+    journal = job.source if isinstance(job.source, JournaledSource) else None
+    behind = job.source if journal is None else journal.inner
+    if behind.guarantee is Guarantee.REPLAYABLE:
         metrics.recovery_gap_events = 0  # what a crash took away comes again
+    if journal is not None:
+        metrics.journal_bytes = lambda: journal.size_bytes
+        metrics.journal_segments = lambda: journal.n_segments
+        metrics.journal_lag_events = lambda: journal.backlog
+        journal.on_fsync(metrics.journal_fsync_seconds.observe)
     metrics.build_info = ((__version__, job.execution["torch"]),)
     runtime = Runtime(
         job.source,
@@ -105,14 +113,14 @@ def guarded(job: Job, runtime: Runtime, max_events: int | None) -> None:
     try:
         runtime.run(max_events)
     except SettingError as error:
-        raise ConfigError(f"{_place(job, error)} {error}") from error
+        raise ConfigError(f"{place_of(job, error)} {error}") from error
     except (SourceGone, NotConnected) as error:
         raise Temporary(str(error)) from error
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _place(job: Job, error: SettingError) -> str:
+def place_of(job: Job, error: SettingError) -> str:
     """The table a setting error came from, by the object whose method raised it."""
     trace = error.__traceback__
     place = "[source]"
@@ -122,6 +130,8 @@ def _place(job: Job, error: SettingError) -> str:
             place = "[dead_letter]"
         elif isinstance(owner, Sink):
             place = "[[sink]]"
+        elif isinstance(owner, JournaledSource):
+            place = "[journal]"
         elif isinstance(owner, Source):
             place = "[source]"
         trace = trace.tb_next
