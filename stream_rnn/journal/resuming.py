@@ -97,6 +97,6 @@ def refusal(damaged: Sequence[Damage]) -> SettingError:
     lost = sum(each.lost for each in damaged)
     more = f" (and {len(damaged) - 1} more places)" if len(damaged) > 1 else ""
     return SettingError(
-        f"{damaged[0]}{more}: {lost} events cannot be read; restore the file from a backup, or set "
-        'on_damage = "skip" to go on without them'
+        f"{damaged[0]}{more}; events that cannot be read: {lost}; restore the file from a backup, "
+        'or set on_damage = "skip" to go on without them'
     )

@@ -39,6 +39,7 @@ class Inventory:
         newest: sequence of the last whole event, or of the last one known to have been there.
         positions: where the source stood then.
         torn: bytes behind the last whole record that were never flushed.
+        tail: what is wrong with them.
         unborn: a segment whose making was interrupted; it never held anything.
         closed: nothing may be appended to the last segment: events are missing at its end.
         damages: places in the last segment that cannot be read.
@@ -48,6 +49,7 @@ class Inventory:
     newest: int = 0
     positions: Positions = field(default_factory=dict)
     torn: int = 0
+    tail: Damage | None = None
     unborn: Path | None = None
     closed: bool = False
     damages: list[Damage] = field(default_factory=list)
@@ -81,9 +83,9 @@ def inspect(directory: Path) -> Inventory:
     if known > found.newest:
         found.closed = True
         if not found.damages:
-            path, size = (last.path, last.size - found.torn) if last else (directory, 0)
-            reason = "events that were there once are missing"
-            found.damages.append(Damage(path, size, reason, found.newest + 1))
+            path, size = (last.path, last.size) if last else (directory, 0)
+            lost = Damage(path, size, "events that were there once are missing", found.newest + 1)
+            found.damages.append(found.tail or lost)
         found.torn = 0
         found.newest = known
     for damage in found.damages:
@@ -123,7 +125,7 @@ def _read_through(segment: Segment, found: Inventory) -> None:
                     segment, descriptor, damage.offset, size, damage.expected
                 )
                 if further is None:
-                    found.torn = size - segment.size
+                    found.torn, found.tail = size - segment.size, damage
                     return
                 damage.further, damage.found = offset, expected = further
                 found.damages.append(damage)

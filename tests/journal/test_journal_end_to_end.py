@@ -112,7 +112,7 @@ def test_a_kill_at_any_stage_of_the_journal_leaves_no_trace(
 ) -> None:
     place = Place(tmp_path / "killed")
     assert place.run(f"{stage}:{passage}") == -signal.SIGKILL, place.log()
-    assert place.run(f"{stage}:{passage + 1}") == -signal.SIGKILL, place.log()
+    assert place.run(f"{stage}:1") == -signal.SIGKILL, place.log()
     assert place.run() == 0, place.log()
     assert_same_end(place, calm)
     acked = [
@@ -159,6 +159,7 @@ def test_a_source_that_keeps_nothing_loses_what_was_not_flushed_and_nothing_else
     assert len(place.learned()) == applied
 
 
+@pytest.mark.slow
 def test_a_journal_shows_in_what_a_person_reads(tmp_path: Path) -> None:
     place = Place(tmp_path / "one", n=40)
     assert place.run() == 0, place.log()
@@ -175,5 +176,5 @@ def test_a_journal_shows_in_what_a_person_reads(tmp_path: Path) -> None:
     segment = min((place.folder / "state/journal").glob("*.journal"))
     segment.write_bytes(segment.read_bytes()[:-1] + b"?")
     assert place.run() == 78
-    assert "Error: [journal] state/journal/" in place.log()
+    assert f"[journal] state/journal/{segment.name} at byte" in place.log()
     assert 'set on_damage = "skip"' in place.log()
