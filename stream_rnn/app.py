@@ -18,6 +18,7 @@ from stream_rnn.assembly.discovery import discover
 from stream_rnn.assembly.model import assemble
 from stream_rnn.assembly.settings import (
     DeadLetters,
+    JournalTable,
     LanesTable,
     LearnerTable,
     Limits,
@@ -29,6 +30,7 @@ from stream_rnn.config import ConfigError
 from stream_rnn.engine.engine import Engine
 from stream_rnn.features.encoder import Features
 from stream_rnn.health import Governor
+from stream_rnn.journal.source import JournaledSource
 from stream_rnn.ladder import Ladder
 from stream_rnn.lanes import Lanes
 from stream_rnn.scores import Drift
@@ -64,6 +66,30 @@ def build_source(tables: Mapping[str, Any]) -> Source:
     return _plug_in("[source]", tables["source"], Source, "stream_rnn.sources")
 
 
+def journaled(tables: Mapping[str, Any], source: Source, state: State) -> Source:
+    """The source behind the `[journal]`, where there is one."""
+    if "journal" not in tables:
+        return source
+    table = config.build("[journal]", tables["journal"], JournalTable)
+    keep = state.keep if table.keep is None else table.keep
+    if keep < state.keep:
+        raise ConfigError(
+            f"[journal] keep = {keep}: must be at least [state] keep = {state.keep}, so that a "
+            "damaged snapshot can fall back to an older one"
+        )
+    return JournaledSource(
+        source,
+        Path(table.dir or Path(state.dir) / "journal"),
+        fsync_every=table.fsync_every,
+        fsync_ms=table.fsync_ms,
+        segment_bytes=table.segment_bytes,
+        max_bytes=table.max_bytes,
+        keep=keep,
+        on_damage=table.on_damage,
+        on_gap=table.on_gap,
+    )
+
+
 def build(
     tables: Mapping[str, Any],
     *,
@@ -84,6 +110,7 @@ def build(
         metrics = config.build("[metrics]", tables["metrics"], MetricsTable)
     source = build_source(tables)
     codec, codec_name = _codec(tables, source, limits)
+    journaling = journaled(tables, source, state)
 
     lane_table = config.build("[lanes]", tables.get("lanes", {}), LanesTable)
     lanes = _checked("[lanes]", lambda: Lanes(lane_table.key, lane_table.capacity, lane_table.end))
@@ -129,7 +156,7 @@ def build(
         "keep": letters.keep,
     }
     return Job(
-        source=source,
+        source=journaling,
         engine=engine,
         sinks=sinks,
         dead_letters=_plug_in("[dead_letter]", letter_table, Sink, "stream_rnn.sinks"),
@@ -141,7 +168,16 @@ def build(
         model=effective,
         fingerprint=fingerprint(effective),
         execution=model.execution,
-        banner=banner.lines(source, task, model, sinks, letter_path, state, metrics),
+        banner=banner.lines(
+            journaling,
+            task,
+            model,
+            sinks,
+            letter_path,
+            state,
+            metrics,
+            journaling.promise() if isinstance(journaling, JournaledSource) else None,
+        ),
     )
 
 

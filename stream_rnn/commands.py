@@ -13,7 +13,8 @@ from stream_rnn import demo as demo_stream
 from stream_rnn.checkpoint import snapshot
 from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.config import ConfigError
-from stream_rnn.daemon import run_job, serve
+from stream_rnn.daemon import place_of, run_job, serve
+from stream_rnn.journal.source import JournaledSource
 from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
@@ -91,10 +92,13 @@ def check(path: Path) -> None:
     findings = job.source.check(positions)
     with job.source:
         try:
-            job.source.open(positions)
+            if isinstance(job.source, JournaledSource):  # its folder belongs to a daemon that runs
+                job.source.rehearse(positions)
+            else:
+                job.source.open(positions)
             findings.append(Finding(True, "the source opens"))
         except SettingError as error:
-            raise ConfigError(f"[source] {error}") from error
+            raise ConfigError(f"{place_of(job, error)} {error}") from error
         except NotConnected as error:
             findings.append(Finding(False, f"the source is not reachable now: {error}"))
     if job.metrics is not None:

@@ -27,6 +27,7 @@ from stream_rnn.http.guard import token_in
 from stream_rnn.http.live import Feed, live_stream, page
 from stream_rnn.http.pages import Predict, pages, predicting
 from stream_rnn.http.server import HttpServer
+from stream_rnn.journal.source import JournaledSource
 from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.connection import SourceGone
@@ -78,8 +79,15 @@ def make_runtime(
     metrics.lanes_capacity = job.engine.lanes.capacity
     metrics.parameters = sum(p.numel() for p in job.engine.learner.parameters())
     metrics.guarantee_info = ((SOURCE, job.source.guarantee.value),)
-    if job.source.guarantee is Guarantee.REPLAYABLE:
+    journal = job.source if isinstance(job.source, JournaledSource) else None
+    behind = job.source if journal is None else journal.inner
+    if behind.guarantee is Guarantee.REPLAYABLE:
         metrics.recovery_gap_events = 0  # what a crash took away comes again
+    if journal is not None:
+        metrics.journal_bytes = lambda: journal.size_bytes
+        metrics.journal_segments = lambda: journal.n_segments
+        metrics.journal_lag_events = lambda: journal.backlog
+        journal.on_fsync(metrics.journal_fsync_seconds.observe)
     metrics.build_info = ((__version__, job.execution["torch"]),)
     runtime = Runtime(
         job.source,
@@ -114,14 +122,14 @@ def guarded(job: Job, runtime: Runtime, max_events: int | None) -> None:
     try:
         runtime.run(max_events)
     except SettingError as error:
-        raise ConfigError(f"{_place(job, error)} {error}") from error
+        raise ConfigError(f"{place_of(job, error)} {error}") from error
     except (SourceGone, NotConnected) as error:
         raise Temporary(str(error)) from error
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _place(job: Job, error: SettingError) -> str:
+def place_of(job: Job, error: SettingError) -> str:
     """The table a setting error came from, by the object whose method raised it."""
     trace = error.__traceback__
     place = "[source]"
@@ -131,6 +139,8 @@ def _place(job: Job, error: SettingError) -> str:
             place = "[dead_letter]"
         elif isinstance(owner, Sink):
             place = "[[sink]]"
+        elif isinstance(owner, JournaledSource):
+            place = "[journal]"
         elif isinstance(owner, Source):
             place = "[source]"
         trace = trace.tb_next

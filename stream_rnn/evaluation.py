@@ -19,7 +19,7 @@ def evaluate(
     tables: Mapping[str, Any], seed: int | None, max_events: int | None, recorder: Recorder | None
 ) -> app.Job:
     """One pass over the stream: no snapshots, no sinks, no dead-letter file."""
-    quiet = {k: v for k, v in tables.items() if k not in ("sink", "state", "metrics")}
+    quiet = {k: v for k, v in tables.items() if k not in ("sink", "state", "metrics", "journal")}
 
     def on_score(*score: Any) -> None:
         if recorder is not None:

@@ -44,11 +44,13 @@ SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback")
 TRIGGERS = ("unsound", "noise", "slow", "lag")  # what leads down the ladder
 MOVES = (*(("down", trigger) for trigger in TRIGGERS), ("up", "calm"))
 TICK_S = (*(m * 10.0**e for e in range(-5, 0) for m in (1, 2.5, 5)), 1.0)
+FSYNC_S = (*(m * 10.0**e for e in range(-4, 0) for m in (1, 2.5, 5)), 1.0, 10.0)
 LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
 NOTICED_LIMIT = 64  # names per source: a plug-in that invents names must not fill the memory
 
 Values = tuple[tuple[str, ...], ...]
 Gauge = float | None
+Reading = Callable[[], float | None]
 
 
 class Histogram:
@@ -220,6 +222,14 @@ class Metrics(Collector):
     )
     recovery_gap_events: Gauge = _gauge("Events lost by the newest restart; NaN: unknown.")
     replayed_events: int = _counter("Events applied again after a restart.")
+    journal_bytes: Gauge | Reading = _gauge("Size of the journal; NaN: there is none.")
+    journal_segments: Gauge | Reading = _gauge("Files of the journal; NaN: there is none.")
+    journal_lag_events: Gauge | Reading = _gauge(
+        "Events in the journal that are not handed to the model yet; NaN: there is no journal."
+    )
+    journal_fsync_seconds: Histogram = _histogram(
+        "Time it took to flush a group of events to the journal's disk.", FSYNC_S
+    )
     epoch: Gauge = _gauge("How often the state directory was opened by a daemon.")
     lanes_used: Gauge = _gauge("Lanes that hold a stream.")
     lanes_capacity: Gauge = _gauge("Lanes there are.")

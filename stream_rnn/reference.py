@@ -189,6 +189,7 @@ def _sections() -> Iterator[str]:
         yield _section(f'`kind = "{name}"`', sink)
     for name, called in (
         ("state", settings.State),
+        ("journal", settings.JournalTable),
         ("dead_letter", settings.DeadLetters),
         ("limits", settings.Limits),
         ("metrics", settings.MetricsTable),

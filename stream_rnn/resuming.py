@@ -15,6 +15,9 @@ from stream_rnn.checkpoint.owner import move_aside
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.config import ConfigError
+from stream_rnn.journal.records import PARTITION
+from stream_rnn.journal.source import JournaledSource
+from stream_rnn.runtime.checkpointing import SOURCE
 
 
 def open_store(directory: Path, keep: int, fresh: bool) -> Store:
@@ -63,6 +66,13 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
             f"[state] dir = {job.state.dir!r} holds another model:\n  "
             + "\n  ".join(lines)
             + "\nGive this configuration a dir of its own, or start over with --fresh "
+            "(the old state is kept)"
+        )
+    stood = loaded.positions.get(SOURCE, {})
+    if PARTITION in stood and not isinstance(job.source, JournaledSource):
+        raise ConfigError(
+            f"[state] dir = {job.state.dir!r}: was learned through a journal, up to its event "
+            f"{stood[PARTITION]}; put the [journal] table back, or start over with --fresh "
             "(the old state is kept)"
         )
     changed = [

@@ -139,6 +139,10 @@ class Source(ABC):
     def ack(self, resume: Position) -> None:
         """Everything up to and including `resume` is in a durable snapshot."""
 
+    def wants_snapshot(self) -> bool:
+        """Whether it is short of room that only an `ack` frees: a snapshot is taken soon then."""
+        return False
+
     def lag(self) -> Lag | None:
         """How far behind; `None` = unknown."""
         return None

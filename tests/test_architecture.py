@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": {"spi", "engine"} | AT_THE_SIDE | CORE,
     "http": {"spi"},
     "top": {"spi", "http"},
-    "resuming": {"config", "app", "checkpoint"},
+    "resuming": {"config", "app", "checkpoint", "journal", "runtime"},
     "results": {"spi", "report", "scores", "tasks"},
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},

@@ -117,6 +117,36 @@ ROWS = (
         ),
     ),
     (
+        "Journal",
+        (
+            graph(
+                "Size of the journal",
+                "Nothing where there is no [journal] table. At max_bytes the source is held back "
+                "until a snapshot makes room.",
+                "stream_rnn_journal_bytes{$}",
+                unit="bytes",
+            ),
+            graph(
+                "Written down and not learned yet",
+                "Events that wait for the model. Rising: more comes than is learned.",
+                "stream_rnn_journal_lag_events{$}",
+            ),
+            graph(
+                "Flush to disk, nine of ten below",
+                "A group of events is flushed before it is acknowledged. Slow: a busy disk; larger "
+                "groups ([journal] fsync_every) help.",
+                "histogram_quantile(0.9, sum by (instance, le) "
+                "(rate(stream_rnn_journal_fsync_seconds_bucket{$}[$__rate_interval])))",
+                unit="s",
+            ),
+            graph(
+                "Files of the journal",
+                "Those that no kept snapshot needs are removed.",
+                "stream_rnn_journal_segments{$}",
+            ),
+        ),
+    ),
+    (
         "Streams",
         (
             graph(

@@ -27,8 +27,12 @@ def lines(
     letter_path: str,
     state: State,
     metrics: MetricsTable | None,
+    journal: str | None = None,
 ) -> list[str]:
-    """One line for each thing a person should know before the daemon runs."""
+    """One line for each thing a person should know before the daemon runs.
+
+    `journal` tells what holds before the journal; None: there is none.
+    """
     chosen = model.chosen
     layers = " > ".join(spelled(table) for table in layers_of(chosen["cell"]))
     how_often = f"every {state.every_events} events"
@@ -37,7 +41,9 @@ def lines(
     said = [
         f"stream-rnn {__version__}",
         f"  source       {source.describe()}",
-        f"  guarantee    {source.guarantee.value}: {PROMISES[source.guarantee]}",
+        f"  guarantee    {source.guarantee.value}"
+        f"{' from the journal on' if journal else ''}: {PROMISES[source.guarantee]}",
+        *([f"  journal      {journal}"] if journal else []),
         f"  task         {task.describe()}",
         f"  model        {layers}, {task.inputs} inputs, "
         f"{model.n_parameters} parameters, {chosen['dtype']} on {model.device}",

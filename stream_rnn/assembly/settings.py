@@ -24,6 +24,7 @@ TABLES = {
     "dead_letter": "table",
     "limits": "table",
     "metrics": "table",
+    "journal": "table",
 }
 """Every table there may be; "tables" is written [[name]]."""
 
@@ -97,6 +98,44 @@ class MetricsTable:
     token: str | None = field(default=None, repr=False)
     certificate: str | None = None
     key: str | None = None
+
+
+@dataclass(frozen=True)
+class JournalTable:
+    """`[journal]`: what comes from the source is written to disk, acknowledged, then learned.
+
+    With it, a source that cannot rewind goes on after a crash with every event that reached the
+    journal. Who once has a journal keeps it: positions in snapshots are the journal's.
+
+    Attributes:
+        dir: its folder, one daemon at a time; by default `journal` in the state folder.
+        fsync_every: events flushed to disk together, at most; 1 is safest and slowest.
+        fsync_ms: milliseconds that they wait for more, at most, counted from the first.
+        segment_bytes: size beyond which a file is followed by a new one.
+        max_bytes: of all files, at least 4 segments. When it is reached the source is not polled
+            until a snapshot frees room; nothing is dropped.
+        keep: the events behind that many of the newest snapshots stay; by default `[state] keep`,
+            and never fewer.
+        on_damage: what to do about events that cannot be read: "refuse" to start or go on, or
+            "skip" and count them.
+        on_gap: what to do when events behind the snapshot are gone: "refuse", go on with the
+            "earliest" one kept, or with the "latest", what comes now.
+    """
+
+    dir: str | None = None
+    fsync_every: int = 100
+    fsync_ms: float = 20.0
+    segment_bytes: int = 64 << 20
+    max_bytes: int = 1 << 30
+    keep: int | None = None
+    on_damage: Literal["refuse", "skip"] = "refuse"
+    on_gap: Literal["refuse", "earliest", "latest"] = "refuse"
+
+    def __post_init__(self) -> None:
+        _require(self, 1, "fsync_every", "keep")
+        _require(self, 0, "fsync_ms")
+        _require(self, 4096, "segment_bytes")
+        _require(self, 4 * self.segment_bytes, "max_bytes")
 
 
 @dataclass(frozen=True)

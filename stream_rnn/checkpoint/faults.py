@@ -1,4 +1,7 @@
-"""A test seam: `STREAM_RNN_FAULT=stage:n` kills this process at a stage of saving a snapshot."""
+"""A test seam: `STREAM_RNN_FAULT=stage:n` kills this process where it matters.
+
+`STAGES` are those of saving a snapshot, `JOURNAL_STAGES` those of writing an event down.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,22 @@ STAGES = (
     "after_rename",
     "before_ack",
 )
+JOURNAL_STAGES = (
+    "journal_append",
+    "journal_before_fsync",
+    "journal_after_fsync",
+    "journal_after_ack",
+    "journal_rotate",
+)
 
 
 def _armed(setting: str) -> dict[str, int]:
     if not setting:
         return {}
     stage, _, passage = setting.partition(":")
-    if stage not in STAGES or not (passage or "1").isdigit():
-        raise ValueError(
-            f"STREAM_RNN_FAULT: expected STAGE:N with one of {STAGES}, got {setting!r}"
-        )
+    known = (*STAGES, *JOURNAL_STAGES)
+    if stage not in known or not (passage or "1").isdigit():
+        raise ValueError(f"STREAM_RNN_FAULT: expected STAGE:N with one of {known}, got {setting!r}")
     return {stage: int(passage or "1")}
 
 

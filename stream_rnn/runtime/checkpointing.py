@@ -145,6 +145,12 @@ class Checkpointing:
             return False
         return self._n_unsaved() > 0 and self._clock() - self._saved_at >= every_s
 
+    def due_by_wish(self) -> bool:
+        """Whether the source waits for an acknowledgment: asked between two polls."""
+        if self._writer is None or not self._engine.at_boundary or self._in_flight:
+            return False
+        return self._n_unsaved() > 0 and self._source.wants_snapshot()
+
     def take(self) -> bool:
         """Copy the state and hand it to the writer; False while another one is being written."""
         assert self._writer is not None

@@ -267,7 +267,10 @@ class Runtime:
         self.watch.beat()
         self.checkpointing.collect()
         if snapshots and (
-            self.checkpointing.due() or self.checkpointing.due_by_time() or self._move_is_unsaved()
+            self.checkpointing.due()
+            or self.checkpointing.due_by_time()
+            or self.checkpointing.due_by_wish()
+            or self._move_is_unsaved()
         ):
             self._snapshot()
         self.watch.publish_if_due()

@@ -1,0 +1,1 @@
+"""Events written down before they are acknowledged and learned, to be read again after a crash."""
