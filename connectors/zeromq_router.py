@@ -55,10 +55,10 @@ _STATUS = struct.Struct(">QQQQQQQ")  # turn, last, acked, taken, credit, credit 
 _SEQUENCE_END = 1 << 63
 _BATCH_BYTES = 64 * _MIB  # a batch ends beyond this, however many events were asked for
 _MAX_FRAMES = 4
-_MESSAGES = 10_000  # read at most between two looks at the clock's deadline and the events read
+_MESSAGES = 10_000  # events read ahead of the polls, at most
 _CONTROL = 64  # messages other than events that a connection may have in our queues
 _ASK_S = 1.0  # a producer is asked for the same missing event once per so long
-_SWEEP_S = 1.0
+_SWEEP_S = 0.25
 _NONCES = 16  # former lives of a producer that are remembered
 _LINGER_MS = 500  # for the last acknowledgment at the end
 
@@ -357,15 +357,16 @@ class ZeromqRouterSource(Source):
         """Handle what has arrived: until nothing is left, memory is full or time is up."""
         if self._zap is not None and self._keys is not None:
             self._counters["curve_refused"] += self._keys.answer(self._zap)
-        while self._ready_bytes < self._memory_bytes:
-            for _ in range(256):
-                try:
-                    route, frames = _receive(self._socket)
-                except zmq.Again:
-                    self._sweep()
-                    return
-                self._handle(route, frames)
-            if len(self._ready) >= _MESSAGES or time.monotonic() >= deadline:
+        n_read = 0
+        while self._ready_bytes < self._memory_bytes and len(self._ready) < _MESSAGES:
+            try:
+                route, frames = _receive(self._socket)
+            except zmq.Again:
+                self._sweep()
+                return
+            self._handle(route, frames)
+            n_read += 1
+            if n_read % 256 == 0 and time.monotonic() >= deadline:
                 return
 
     def _handle(self, route: bytes, frames: list[bytes]) -> None:

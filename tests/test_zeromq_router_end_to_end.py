@@ -16,6 +16,7 @@ import pytest
 from stream_rnn.checkpoint import snapshot
 
 ROOT = Path(__file__).parents[1]
+N_EVENTS = 4000
 CONFIG = """
 [source]
 kind = "zeromq_router"
@@ -107,24 +108,31 @@ class Run:
         return list(kept.values())
 
 
-def assert_same_end(one: Run, other: Run, n_events: int) -> None:
+def assert_same_end(one: Run, other: Run) -> None:
     assert one.first_of_each_id() == other.first_of_each_id()
     ids = [line["id"] for line in one.first_of_each_id()]
-    assert ids == [f"producer/p:{n}" for n in range(1, n_events + 1)]
+    assert ids == [f"producer/p:{n}" for n in range(1, N_EVENTS + 1)]
     mine, theirs = (snapshot.read(snapshot.snapshots(r.folder / "state")[0]) for r in (one, other))
-    assert mine.positions == theirs.positions == {"source": {"producer/p": n_events}}
+    assert mine.positions == theirs.positions == {"source": {"producer/p": N_EVENTS}}
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert [n for n in theirs.tensors if not mine.tensors[n].equal(theirs.tensors[n])] == []
     assert json.loads(mine.host) == json.loads(theirs.host)
 
 
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Nothing happened in it."""
+    run = Run(tmp_path_factory.mktemp("calm") / "run", N_EVENTS)
+    run.finish(run.daemon(), run.replayer())
+    return run
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(280)
 @pytest.mark.parametrize("memory", ["log", "spool"])
-def test_killing_daemon_and_producer_leaves_no_trace(tmp_path: Path, memory: str) -> None:
-    n_events, chance = 4000, random.Random(7)
-    calm, storm = Run(tmp_path / "calm", n_events), Run(tmp_path / "storm", n_events)
-    calm.finish(calm.daemon(), calm.replayer())
+def test_killing_daemon_and_producer_leaves_no_trace(
+    calm: Run, tmp_path: Path, memory: str
+) -> None:
+    chance, storm = random.Random(7), Run(tmp_path / "storm", N_EVENTS)
     produce = storm.replayer if memory == "log" else storm.spooler
     daemon, producer = storm.daemon(), produce()
     for _ in range(5):
@@ -139,10 +147,10 @@ def test_killing_daemon_and_producer_leaves_no_trace(tmp_path: Path, memory: str
             producer.kill()
             assert producer.wait(20) == -signal.SIGKILL
             producer = produce()
-    assert len(storm.first_of_each_id()) < n_events, "the stream was over too soon; make it longer"
+    assert len(storm.first_of_each_id()) < N_EVENTS, "the stream was over too soon; make it longer"
     storm.finish(daemon, producer)
     assert sum(line["replayed"] for line in storm.lines()) > 0
-    assert_same_end(storm, calm, n_events)
+    assert_same_end(storm, calm)
 
 
 @pytest.mark.slow

@@ -291,9 +291,9 @@ def test_what_is_beyond_a_missing_event_is_asked_for_again(place: Place) -> None
 def test_a_lost_tail_is_noticed_by_the_next_ping(place: Place) -> None:
     source, peer = place.source(), place.peer()
     peer.hello()
+    answer(source, peer)
     peer.data(1)
-    take(source, 1)
-    peer.heard()
+    assert numbers(take(source, 1)) == [1]
     peer.ping(sent=2, newest=2)
     ((kind, status),) = answer(source, peer)
     assert (kind, status["last"]) == ("W", 1)
@@ -323,15 +323,16 @@ def test_only_a_durable_snapshot_acknowledges(place: Place) -> None:
 def test_events_taken_and_not_saved_are_not_acknowledged_by_opening_again(place: Place) -> None:
     source, peer = place.source(), place.peer()
     peer.hello()
+    answer(source, peer)
     peer.data(1, 2, 3)
-    take(source, 3)
+    assert numbers(take(source, 3)) == [1, 2, 3]
     source.ack({"producer/p": 1})
     source.open({"producer/p": 3})  # as after a broken connection: where the loop stands
     peer.hello(1, 3)
     said: list[tuple[str, Any]] = []
     while not any(kind == "W" for kind, _ in said):
         said = answer(source, peer)
-    status = said[-1][1]
+    (status,) = (status for kind, status in said if kind == "W")
     assert (status["last"], status["acked"]) == (3, 1)
 
 
@@ -373,7 +374,7 @@ def test_memory_is_bounded_in_bytes_whatever_the_credit(place: Place) -> None:
     while events := source.poll(1, 0.1).events:
         sizes.append(source._ready_bytes + len(events[0].data))
     assert len(sizes) == 40
-    assert max(sizes) <= 20 + 256 * 8  # looked at once per so many messages
+    assert max(sizes) < 20 + 8
 
 
 def test_the_lag_is_what_producers_hold_and_no_poll_took(place: Place) -> None:
@@ -449,7 +450,7 @@ def test_a_settled_and_silent_id_is_forgotten_if_wanted(place: Place) -> None:
 
 def test_an_id_is_remembered_for_ever_by_default(place: Place) -> None:
     source = place.source({"producer/p": 5}, silent_s=0.05)
-    time.sleep(1.1)
+    time.sleep(0.4)
     assert source.poll(1, 0.05).resume == {"producer/p": 5}
 
 
