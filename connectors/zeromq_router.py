@@ -526,6 +526,7 @@ class ZeromqRouterSource(Source):
             is_settled = producer.route is None and producer.acked == producer.last
             if self._expire_s is not None and is_settled and silent_s > self._expire_s:
                 del self._producers[producer.name]
+                self._untold.discard(producer)
                 self._resume.pop(_PREFIX + producer.name, None)
                 self._counters["expired"] += 1
                 log.info("producer %s is forgotten after %.0f s", producer.name, silent_s)
