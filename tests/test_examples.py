@@ -130,6 +130,20 @@ def test_the_zeromq_example_learns_what_replay_sends(workplace: Path) -> None:
     assert made[2]["scored"]["target"] == {"temperature": 22.0, "humidity": 38.0}
 
 
+def test_the_zeromq_router_example_learns_each_line_once(workplace: Path) -> None:
+    (port,) = free_ports(1)
+    text = adapted("zeromq_router.toml").read_text().replace("127.0.0.1:5555", f"127.0.0.1:{port}")
+    Path("zeromq_router.toml").write_text(text)
+    command = [sys.executable, str(EXAMPLES / "producer.py"), "power.jsonl", "--id", "meter-1"]
+    command += ["--connect", f"tcp://127.0.0.1:{port}"]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) as producer:
+        for n in (10, 14):  # what the first run leaves comes to the second
+            commands.run(Path("zeromq_router.toml"), n, fresh=False)
+        assert producer.wait(10) == 0
+    made = predictions("state/zeromq_router/predictions.jsonl")
+    assert [line["id"] for line in made] == [f"producer/meter-1:{n}" for n in range(1, 25)]
+
+
 def test_replay_numbers_its_messages_and_converts_numbers(workplace: Path) -> None:
     Path("a.csv").write_text("time,load,note\ntype,,\n2026-01-01,2,x\n2026-01-02,2.5,\n")
     assert received("a.csv", "--skip-lines", "1") == [

@@ -322,6 +322,14 @@ def test_a_zeromq_port_in_use_is_named(capfd: pytest.CaptureFixture[str]) -> Non
     assert f"[source] address: cannot bind to tcp://127.0.0.1:{port}" in message
 
 
+def test_inputs_are_not_looked_for_in_what_producers_send(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    text = """source = { kind = "zeromq_router" }
+task = { kind = "regression", target = "y" }"""
+    assert "[features] is missing: name the inputs" in refused(capfd, text)
+
+
 def test_a_state_folder_in_use_names_the_process(capfd: pytest.CaptureFixture[str]) -> None:
     Path("state").mkdir()
     with Path("state/lock").open("w") as lock:

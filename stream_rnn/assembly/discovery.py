@@ -26,7 +26,7 @@ def discover(
     source: Source, codec: Codec, exclude: Sequence[str | None], max_events: int = 100
 ) -> dict[str, Any]:
     """Look at the first usable event of a replayable source: numbers and short texts are inputs."""
-    if source.guarantee is not Guarantee.REPLAYABLE:
+    if source.guarantee is not Guarantee.REPLAYABLE or not source.can_preview:
         raise ConfigError(
             "[features] is missing: name the inputs, e.g. numeric = [...]; they can only be found "
             "out by themselves for a source that can be read twice"
