@@ -14,25 +14,18 @@ from stream_rnn.spi import DecodeError
 MAX_BYTES = 64 * 1024
 
 
-def answer(
-    predict: Callable[[Mapping[str, Any]], Answer],
-    body: bytes,
-    max_bytes: int = MAX_BYTES,
-    failed: Callable[[Exception], None] = lambda error: None,
-) -> tuple[int, bytes]:
-    """Ask `predict` what stands in `body`; raises nothing.
+def answered(ask: Callable[[], Answer], failed: Callable[[Exception], None]) -> tuple[int, bytes]:
+    """What `ask` comes to, as it is sent; raises nothing.
 
     Args:
-        predict: told the decoded request; its Refused becomes the status and the reason.
-        body: one JSON object.
-        max_bytes: a larger body is refused unread.
-        failed: told of any other exception; who asks learns its class only.
+        ask: its Refused becomes the status and the reason.
+        failed: told of any other exception; who asked learns its class only.
 
     Returns:
         The status as in HTTP, and one line of JSON.
     """
     try:
-        return 200, _line(predict(_decoded(body, max_bytes)).body())
+        return 200, _line(ask().body())
     except Refused as refused:
         return refused.status, _line(refused.body())
     except Exception as error:  # who asks must get an answer, and the daemon's owner the reason
@@ -41,7 +34,8 @@ def answer(
         return FAILED, _line({"error": text, "issue": "failed"})
 
 
-def _decoded(body: bytes, max_bytes: int) -> Mapping[str, Any]:
+def decoded(body: bytes, max_bytes: int) -> Mapping[str, Any]:
+    """One JSON object; raises Refused (400, or 413 beyond `max_bytes`)."""
     if len(body) > max_bytes:
         what = f"{len(body)} bytes, at most {max_bytes} are read ([readers] max_bytes)"
         raise Refused(TOO_LARGE, "too_large", what)

@@ -16,7 +16,7 @@ from typing import Any
 
 from stream_rnn.engine.engine import Engine
 from stream_rnn.metrics import READ
-from stream_rnn.readers.answering import MAX_BYTES, answer
+from stream_rnn.readers.answering import MAX_BYTES, answered, decoded
 from stream_rnn.readers.publication import Publication, publish
 from stream_rnn.readers.replica import Replica
 from stream_rnn.readers.request import BUSY, UNPUBLISHED, Answer, Refused, parse
@@ -93,7 +93,7 @@ class Readers:
 
     def answer(self, body: bytes) -> tuple[int, bytes]:
         """A request as JSON -> a status as in HTTP, and the answer as JSON. Raises nothing."""
-        return answer(self.predict, body, self._max_bytes, self._failed)
+        return answered(lambda: self._predict(lambda: decoded(body, self._max_bytes)), self._failed)
 
     def predict(self, asked: Mapping[str, Any]) -> Answer:
         """Predict for a record, or for the last of several in order; nothing of it persists.
@@ -106,9 +106,12 @@ class Readers:
         Raises:
             Refused: with the status and the reason.
         """
+        return self._predict(lambda: asked)
+
+    def _predict(self, ask: Callable[[], Mapping[str, Any]]) -> Answer:
         outcome = "failed"
         try:
-            request = parse(asked)
+            request = parse(ask())
             with self._admitted():
                 publication = self._current()
                 with self._replica() as replica:
