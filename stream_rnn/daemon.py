@@ -58,10 +58,13 @@ def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
             folder = Path(job.state.dir)
             server = serve(job.metrics, registry, *asked, feed=watch.feed, state_dir=folder)
             stack.callback(server.close)
+        asked_at = "no address of their own"
         if job.readers_socket is not None:
             open_readers(job.readers_socket)
             stack.callback(job.readers_socket.close)
-        for line in (*job.banner, resuming.start_line(newest, job.state.dir)):
+            asked_at = job.readers_socket.address
+        readers = [] if job.readers is None else [f"  readers      {asked_at}"]
+        for line in (*job.banner, *readers, resuming.start_line(newest, job.state.dir)):
             click.echo(line, err=True)
         for finding in job.source.check(dict(runtime.engine.positions) or None):
             click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}", err=True)
@@ -204,7 +207,6 @@ def open_readers(socket: ReadersSocket) -> None:
         socket.open()
     except SettingError as error:
         raise ConfigError(f"[readers] {error}") from error
-    click.echo(f"  readers      {socket.address}", err=True)
 
 
 @contextmanager
