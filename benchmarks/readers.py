@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def _watch(
     daemon: subprocess.Popen[bytes], made: Run, address: str, rate: float, port: int
 ) -> None:
     """Ask at the given pace, and read the metrics now and then, until the daemon is done."""
-    asked: deque[float] = deque()  # when each request on its way was due
+    asked: dict[bytes, float] = {}  # when each request on its way was due
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.set(zmq.LINGER, 0)
         dealer.connect(address)
@@ -107,8 +107,8 @@ def _watch(
                     is_up, due = True, now  # the pace begins when it learns
             while is_up and rate and now >= due and len(asked) < 10_000:
                 record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
-                dealer.send(json.dumps({"record": record}).encode())
-                asked.append(due)
+                dealer.send_multipart([b"%d" % n, b"", json.dumps({"record": record}).encode()])
+                asked[b"%d" % n] = due
                 due, n = due + 1 / rate, n + 1
             until = min(due if is_up and rate else metrics_at, metrics_at)
             wait_ms = max(0.0, until - time.perf_counter()) * 1000
@@ -116,14 +116,16 @@ def _watch(
                 _take(dealer, asked, made)
 
 
-def _take(dealer: zmq.Socket[bytes], asked: deque[float], made: Run) -> None:
+def _take(dealer: zmq.Socket[bytes], asked: dict[bytes, float], made: Run) -> None:
     while True:
         try:
-            status, _ = dealer.recv_multipart(zmq.NOBLOCK)
+            number, _, status, _ = dealer.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
         made.statuses[status.decode()] += 1
-        made.answer_ms.append((time.perf_counter() - asked.popleft()) * 1000)
+        due = asked.pop(number)
+        if status == b"200":
+            made.answer_ms.append((time.perf_counter() - due) * 1000)
 
 
 def _step_us(port: int, before: float) -> float:

@@ -213,7 +213,10 @@ def _readers(
         return readers, None
     address, insecure = table.address, table.insecure
     return readers, _checked(
-        "[readers]", lambda: ReadersSocket(address, readers.answer, table.max_bytes, insecure)
+        "[readers]",
+        lambda: ReadersSocket(
+            address, readers.answer, readers.turned_away, table.max_bytes, insecure
+        ),
     )
 
 

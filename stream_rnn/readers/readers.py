@@ -95,6 +95,12 @@ class Readers:
         """A request as JSON -> a status as in HTTP, and the answer as JSON. Raises nothing."""
         return answered(lambda: self._predict(lambda: decoded(body, self._max_bytes)), self._failed)
 
+    def turned_away(self) -> tuple[int, bytes]:
+        """For a request that a transport has no time for: counted, not answered."""
+        with self._counting:
+            self.counts["busy"] += 1
+        return answered(_raise_busy, self._failed)
+
     def predict(self, asked: Mapping[str, Any]) -> Answer:
         """Predict for a record, or for the last of several in order; nothing of it persists.
 
@@ -176,6 +182,10 @@ class Readers:
         if self._failing != name:
             self._failing = name
             _log.error("a request to the readers failed", exc_info=error)
+
+
+def _raise_busy() -> Answer:
+    raise _busy()
 
 
 def _busy() -> Refused:

@@ -1,7 +1,9 @@
 """Readers over ZeroMQ: a ROUTER that REQ and DEALER sockets ask, and the client that asks it.
 
-A request is one frame of JSON, its answer two: the status as in HTTP, in digits, and JSON. What is
-no request is answered as such where that is possible, and never stops the loop.
+A request is one frame of JSON, its answer two: the status as in HTTP, in digits, and JSON. Frames
+before an empty one are an envelope and come back: a DEALER with several requests on their way puts
+a number there, since one that is sent away overtakes others. What is no request is answered as
+such, and never stops the loop.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,7 +25,8 @@ _log = logging.getLogger(__name__)
 
 POLL_MS = 200  # how soon `close` is noticed
 QUEUE = 64  # messages each way, of each client; answers nobody takes are dropped
-MAX_FRAMES = 4  # identity, delimiter, request, and one to tell that there are more
+TURN = 16  # requests that wait to be answered; those beyond are sent away at once
+MAX_FRAMES = 5  # identity, envelope, delimiter, request, and one to tell that there are more
 
 
 class ReadersSocket:
@@ -31,6 +35,7 @@ class ReadersSocket:
     Args:
         address: "tcp://HOST:PORT"; port 0 takes a free one, which `address` then tells.
         answer: a request -> status and answer; raises nothing.
+        busy: the same for a request that there is no time for.
         max_bytes: of a frame; who sends a larger one is disconnected.
         insecure: allow an address that other machines can reach.
 
@@ -42,6 +47,7 @@ class ReadersSocket:
         self,
         address: str,
         answer: Callable[[bytes], tuple[int, bytes]],
+        busy: Callable[[], tuple[int, bytes]],
         max_bytes: int,
         insecure: bool = False,
     ) -> None:
@@ -55,6 +61,8 @@ class ReadersSocket:
         self.address = address
         self._is_local = is_loopback(host)
         self._answer = answer
+        self._busy = busy
+        self._waiting: deque[list[bytes]] = deque()
         self._max_bytes = max_bytes
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._socket: zmq.Socket[bytes] | None = None
@@ -107,27 +115,40 @@ class ReadersSocket:
         with contextlib.closing(socket):
             while not self._closing:
                 try:
-                    if socket.poll(POLL_MS):
-                        self._one(socket)
+                    self._receive(socket)
+                    if self._waiting:
+                        self._reply(socket, self._waiting.popleft())
                 except zmq.ZMQError as error:  # out of memory or descriptors: do not spin
                     _log.warning("readers at %s: %s", self.address, error)
                     time.sleep(POLL_MS / 1000)
 
-    def _one(self, socket: zmq.Socket[bytes]) -> None:
-        """One message in, at most one out; frames beyond the first few are thrown away."""
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+        """Take what has come: in libzmq's queues it would wait unseen, and for how long."""
         import zmq
 
-        frames: list[bytes] = [socket.recv(zmq.NOBLOCK)]
-        while socket.get(zmq.RCVMORE):
-            frame = socket.recv(zmq.NOBLOCK)
-            if len(frames) < MAX_FRAMES:
-                frames.append(frame)
-        way = frames[:2] if frames[1:2] == [b""] else frames[:1]  # REQ sends a delimiter
+        for _ in range(QUEUE):
+            if not socket.poll(0 if self._waiting else POLL_MS):
+                return
+            frames: list[bytes] = [socket.recv()]
+            while socket.get(zmq.RCVMORE):
+                frame = socket.recv()
+                if len(frames) < MAX_FRAMES:  # those beyond are thrown away
+                    frames.append(frame)
+            if len(self._waiting) < TURN:
+                self._waiting.append(frames)
+            else:
+                self._reply(socket, frames, is_busy=True)
+
+    def _reply(self, socket: zmq.Socket[bytes], frames: list[bytes], is_busy: bool = False) -> None:
+        import zmq
+
+        n = frames.index(b"", 1) + 1 if b"" in frames[1:] else 1  # behind the envelope
+        way = frames[:n]
         request = frames[len(way) :]
-        if len(request) == 1:
-            status, body = self._answer(request[0])
-        else:
-            status, body = self._answer(b"")  # says what was expected
+        if is_busy:
+            status, body = self._busy()
+        else:  # what is no request is told what was expected
+            status, body = self._answer(request[0] if len(request) == 1 else b"")
         with contextlib.suppress(zmq.Again):  # who asked does not read: the answer is dropped
             socket.send_multipart([*way, str(status).encode(), body], zmq.NOBLOCK)
 

@@ -14,5 +14,6 @@ def test_a_thousand_requests_a_second_change_no_bit() -> None:
     assert asked.state == alone.state
     assert len(alone.state) > 1000
     assert alone.statuses == {}
-    assert asked.statuses["200"] > 500
-    assert set(asked.statuses) <= {"200", "503"}  # 503: before the first event
+    assert asked.statuses["200"] > 200
+    assert set(asked.statuses) <= {"200", "429", "503"}  # 503: before the first event
+    assert asked.quantile(0.5) < 2000  # those that are answered do not wait behind the others

@@ -14,7 +14,7 @@ import zmq
 from stream_rnn import asking
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
-from stream_rnn.readers.zeromq import ReadersSocket, ask
+from stream_rnn.readers.zeromq import TURN, ReadersSocket, ask
 from stream_rnn.spi import SettingError
 
 MAX_BYTES = 1000
@@ -25,9 +25,14 @@ def echo(body: bytes) -> tuple[int, bytes]:
     return (200, b'{"asked": %s}\n' % body) if body else (400, b'{"error": "expected"}\n')
 
 
+def busy() -> tuple[int, bytes]:
+    """Says that there is no time."""
+    return 429, b"{}\n"
+
+
 @pytest.fixture
 def server() -> Iterator[ReadersSocket]:
-    server = ReadersSocket("tcp://127.0.0.1:0", echo, MAX_BYTES)
+    server = ReadersSocket("tcp://127.0.0.1:0", echo, busy, MAX_BYTES)
     server.open()
     yield server
     server.close()
@@ -51,6 +56,11 @@ def test_a_dealer_may_ask_several_things_before_it_reads(dealer: zmq.Socket[byte
         dealer.send(b"%d" % i)
     answers = [dealer.recv_multipart() for _ in range(5)]
     assert answers == [[b"200", b'{"asked": %d}\n' % i] for i in range(5)]
+
+
+def test_what_stands_before_an_empty_frame_comes_back(dealer: zmq.Socket[bytes]) -> None:
+    dealer.send_multipart([b"7", b"", b"1"])
+    assert dealer.recv_multipart() == [b"7", b"", b"200", b'{"asked": 1}\n']
 
 
 @pytest.mark.parametrize(
@@ -90,26 +100,44 @@ def test_who_never_reads_his_answers_stops_nobody(
     assert ask(server.address, b"1") == (200, b'{"asked": 1}\n')
 
 
+def test_when_answers_take_long_most_of_many_requests_are_sent_away_at_once() -> None:
+    def slow(body: bytes) -> tuple[int, bytes]:
+        time.sleep(0.02)
+        return 200, body
+
+    server = ReadersSocket("tcp://127.0.0.1:0", slow, busy, MAX_BYTES)
+    server.open()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.set(zmq.RCVTIMEO, 5000)
+        dealer.connect(server.address)
+        for _ in range(200):
+            dealer.send(b"1")
+        statuses = [dealer.recv_multipart()[0] for _ in range(200)]
+    server.close()
+    assert statuses.count(b"429") > 100  # all of them would take 4 s
+    assert statuses.count(b"200") >= TURN
+
+
 def test_closing_releases_the_port(server: ReadersSocket) -> None:
     start = time.monotonic()
     server.close()
     server.close()
     assert time.monotonic() - start < 2
-    again = ReadersSocket(server.address, echo, MAX_BYTES)
+    again = ReadersSocket(server.address, echo, busy, MAX_BYTES)
     again.open()
     again.close()
 
 
 def test_a_port_in_use_is_told(server: ReadersSocket) -> None:
     with pytest.raises(SettingError, match=r"cannot be listened on .* choose another port"):
-        ReadersSocket(server.address, echo, MAX_BYTES).open()
+        ReadersSocket(server.address, echo, busy, MAX_BYTES).open()
 
 
 @pytest.mark.parametrize("address", ["tcp://0.0.0.0:1", "tcp://*:1", "tcp://192.0.2.1:1"])
 def test_other_machines_reach_it_only_where_that_was_said(address: str) -> None:
     with pytest.raises(SettingError, match="set insecure = true"):
-        ReadersSocket(address, echo, MAX_BYTES)
-    ReadersSocket(address, echo, MAX_BYTES, insecure=True)
+        ReadersSocket(address, echo, busy, MAX_BYTES)
+    ReadersSocket(address, echo, busy, MAX_BYTES, insecure=True)
 
 
 def test_the_command_prints_the_answer(
