@@ -107,7 +107,11 @@ def _watch(
                     is_up, due = True, now  # the pace begins when it learns
             while is_up and rate and now >= due and len(asked) < 10_000:
                 record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
-                dealer.send_multipart([b"%d" % n, b"", json.dumps({"record": record}).encode()])
+                request = [b"%d" % n, b"", json.dumps({"record": record}).encode()]
+                try:
+                    dealer.send_multipart(request, zmq.NOBLOCK)
+                except zmq.Again:  # it is gone, or reads no more: what is due stays due
+                    break
                 asked[b"%d" % n] = due
                 due, n = due + 1 / rate, n + 1
             until = min(due if is_up and rate else metrics_at, metrics_at)

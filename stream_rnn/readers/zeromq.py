@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 POLL_MS = 200  # how soon `close` is noticed
-QUEUE = 64  # messages each way, of each client; answers nobody takes are dropped
+QUEUE = 64  # requests of each client that libzmq holds
+UNREAD = 1000  # answers of each client; those it does not take are dropped
 TURN = 16  # requests that wait to be answered; those beyond are sent away at once
 MAX_FRAMES = 5  # identity, envelope, delimiter, request, and one to tell that there are more
 
@@ -83,7 +84,7 @@ class ReadersSocket:
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.MAXMSGSIZE, self._max_bytes)
         socket.set(zmq.RCVHWM, QUEUE)
-        socket.set(zmq.SNDHWM, QUEUE)
+        socket.set(zmq.SNDHWM, UNREAD)
         socket.set(zmq.IPV6, 1 if "[" in self.address else 0)
         try:
             socket.bind(self.address.replace("localhost", "127.0.0.1"))
