@@ -214,3 +214,29 @@ def test_a_publication_stays_as_it_was_while_learning_goes_on() -> None:
     later = readers.predict({"record": record})
     assert (later.prediction, later.step) == (answer.prediction, answer.step)
     assert later.age_s > answer.age_s
+
+
+@pytest.mark.parametrize("kind", ["classification", "tokens"])
+def test_a_class_or_category_that_only_a_reader_named_is_not_learned(kind: str) -> None:
+    engine, readers = built(TASKS[kind] | {"learner": GRU})
+    feed(engine, records(10))
+    before = json.dumps(engine.state_dict())
+    answer = asked(
+        readers, *(record | {"c": f"only asked {i}"} for i, record in enumerate(records(3)))
+    )
+    assert json.dumps(engine.state_dict()) == before
+    assert asked(readers, *records(3)).prediction["class"] is not None
+    assert "only asked" not in str(readers.predict({"records": records(3)}))
+    assert answer.lane == "known"
+
+
+def test_a_key_that_lost_its_lane_since_is_answered_from_the_copy() -> None:
+    engine, readers = built(TASKS["forecast"] | LANES | {"learner": GRU})
+    feed(engine, records(20))
+    (record,) = records(1, start=20)
+    answer = asked(readers, record)
+    readers._next_at = math.inf
+    feed(engine, [record | {"k": f"new {i}"} for i in range(4)])
+    assert engine.lanes.evictions == 3
+    later = readers.predict({"record": record})
+    assert (later.lane, later.prediction) == ("known", answer.prediction)
