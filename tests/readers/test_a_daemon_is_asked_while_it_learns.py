@@ -9,7 +9,9 @@ from benchmarks import readers
 
 @pytest.mark.slow
 def test_a_thousand_requests_a_second_change_no_bit() -> None:
-    alone, asked = readers.measure(events=2500, units=8, rate=1000.0, native="auto")
+    alone, asked = readers.measure(
+        events=2500, units=8, rate=1000.0, native="off"
+    )  # seconds of learning, on any machine
     print(readers.table(alone, asked))  # noqa: T201
     assert asked.state == alone.state
     assert len(alone.state) > 1000
