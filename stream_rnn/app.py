@@ -16,6 +16,7 @@ from stream_rnn import config
 from stream_rnn.assembly import banner, choices, settings
 from stream_rnn.assembly.discovery import discover
 from stream_rnn.assembly.model import assemble
+from stream_rnn.assembly.replica import build_replica
 from stream_rnn.assembly.settings import (
     DeadLetters,
     JournalTable,
@@ -23,6 +24,7 @@ from stream_rnn.assembly.settings import (
     LearnerTable,
     Limits,
     MetricsTable,
+    ReadersTable,
     State,
 )
 from stream_rnn.codec import codec_by_name
@@ -33,6 +35,9 @@ from stream_rnn.health import Governor
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.ladder import Ladder
 from stream_rnn.lanes import Lanes
+from stream_rnn.readers.readers import Readers
+from stream_rnn.readers.replica import Replica
+from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.scores import Drift
 from stream_rnn.spi import Codec, Sink, Source
 from stream_rnn.tasks import TASKS, Task
@@ -53,6 +58,8 @@ class Job:
     state: State
     limits: Limits
     metrics: MetricsTable | None
+    readers: Readers | None
+    readers_socket: ReadersSocket | None
     model: dict[str, Any]
     fingerprint: str
     execution: dict[str, str]
@@ -144,6 +151,7 @@ def build(
             drift=Drift(),
         ),
     )
+    readers, socket = _readers(tables, engine, model.chosen)
     sinks = [
         _plug_in("[[sink]]", table, Sink, "stream_rnn.sinks")
         for table in tables.get("sink", [_default_sink(state)])
@@ -165,6 +173,8 @@ def build(
         state=state,
         limits=limits,
         metrics=metrics,
+        readers=readers,
+        readers_socket=socket,
         model=effective,
         fingerprint=fingerprint(effective),
         execution=model.execution,
@@ -224,6 +234,26 @@ def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, 
             "[features] gives the network no inputs: name numeric or categorical fields"
         )
     return task, {"task": {**table}, "features": written}
+
+
+def _readers(
+    tables: Mapping[str, Any], engine: Engine, chosen: Mapping[str, Any]
+) -> tuple[Readers | None, ReadersSocket | None]:
+    """Who answers readers, and the socket they may ask; None where nobody does."""
+    table = config.build("[readers]", tables.get("readers", {}), ReadersTable)
+    if "readers" not in tables or not table.enabled:
+        return None, None
+    replicas = [Replica(build_replica(chosen, engine.task)) for _ in range(table.max_concurrent)]
+    readers = Readers(engine, replicas, table.publish_ms / 1000, table.max_bytes)
+    if table.address is None:
+        return readers, None
+    address, insecure = table.address, table.insecure
+    return readers, _checked(
+        "[readers]",
+        lambda: ReadersSocket(
+            address, readers.answer, readers.turned_away, table.max_bytes, insecure
+        ),
+    )
 
 
 def _codec(tables: Mapping[str, Any], source: Source, limits: Limits) -> tuple[Codec, str]:

@@ -102,6 +102,17 @@ def evaluate(config: Path, max_events: int | None, seeds: int, plot: Path | None
 
 
 @cli.command()
+@click.argument("target", metavar="CONFIG|ADDRESS")
+@click.argument("record")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
+def predict(target: str, record: str, timeout: float) -> None:
+    """Ask a running daemon what it predicts for RECORD (JSON); nothing is learned from it."""
+    from stream_rnn import asking
+
+    asking.predict(target, record, timeout)
+
+
+@cli.command()
 @click.option("--quick", is_flag=True, help="Fewer sizes and repetitions.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write JSON here.")
 def bench(quick: bool, json_path: Path | None) -> None:

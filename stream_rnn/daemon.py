@@ -29,6 +29,7 @@ from stream_rnn.http.pages import Predict, pages, predicting
 from stream_rnn.http.server import HttpServer
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.metrics import Metrics
+from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
@@ -58,7 +59,13 @@ def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
             folder = Path(job.state.dir)
             server = serve(job.metrics, registry, *asked, feed=watch.feed, state_dir=folder)
             stack.callback(server.close)
-        for line in (*job.banner, resuming.start_line(newest, job.state.dir)):
+        asked_at = "no address of their own"
+        if job.readers_socket is not None:
+            open_readers(job.readers_socket)
+            stack.callback(job.readers_socket.close)
+            asked_at = job.readers_socket.address
+        readers = [] if job.readers is None else [f"  readers      {asked_at}"]
+        for line in (*job.banner, *readers, resuming.start_line(newest, job.state.dir)):
             click.echo(line, err=True)
         for finding in job.source.check(dict(runtime.engine.positions) or None):
             click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}", err=True)
@@ -110,6 +117,11 @@ def make_runtime(
     metrics.ready = lambda: float(not runtime.watch.ready())
     metrics.snapshot_age_seconds = runtime.checkpointing.age_s
     metrics.unsaved_seconds = runtime.checkpointing.unsaved_s
+    if job.readers is not None:
+        runtime.readers = job.readers
+        metrics.reader_requests = job.readers.counts
+        metrics.reader_copy_age_seconds = job.readers.age_s
+        metrics.reader_copy_seconds = job.readers.newest_copy_s
     if store is not None:
         metrics.epoch = store.epoch
         metrics.state_free_bytes = partial(room.free_bytes, store.directory)
@@ -197,6 +209,14 @@ def serve(
             "and key"
         )
     return server
+
+
+def open_readers(socket: ReadersSocket) -> None:
+    """The socket that readers ask, open."""
+    try:
+        socket.open()
+    except SettingError as error:
+        raise ConfigError(f"[readers] {error}") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -92,6 +93,12 @@ class Lanes:
         self._lane_of[name] = lane
         self.evictions += 1
         return lane, True
+
+    def copied(self) -> Lanes:
+        """The table as it is now, to look keys up in; shares nothing that changes."""
+        twin = copy.copy(self)
+        twin._lane_of = self._lane_of.copy()
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
         """Keys with their lanes, least recently used first."""

@@ -202,6 +202,24 @@ class Learner:
             updated=updated,
         )
 
+    @torch.no_grad()
+    def look(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Predict from the frame's inputs and go on from there: nothing is scored or taught.
+
+        For a replica that answers readers: it has horizon 0, `teaches` nothing, and stands where
+        both its `hidden` states were put. By the plan if there is one, else the forward pass alone.
+
+        Returns:
+            The activated prediction (B, P), and whether it is unsound (B,): of no use.
+        """
+        outcome = self._step_by_plan(frame)
+        if outcome is not None:
+            return outcome.prediction_BP, outcome.rejected_B
+        h_BN = self.recurrence.roll(frame.x_BI, frame.live_B)
+        o_BP = self.head.predict(h_BN, frame.x_BI)
+        sound_B = _within(frame.x_BI, ABSURD) & _within(torch.cat((h_BN, o_BP), dim=1), DIVERGED)
+        return self.head.loss_function.activate(o_BP), frame.live_B & ~sound_B
+
     def _exchange(self, x_BI: Tensor, live_B: Tensor) -> tuple[Tensor, Tensor]:
         """The input of k events ago, and which lanes have one."""
         count_B = self._waiting["count_B"]

@@ -43,6 +43,7 @@ FILLS = ("empty", "part", "full")  # what a poll brought of what it asked for
 SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback")
 TRIGGERS = ("unsound", "noise", "slow", "lag")  # what leads down the ladder
 MOVES = (*(("down", trigger) for trigger in TRIGGERS), ("up", "calm"))
+READ = ("answered", "refused", "busy", "unpublished", "failed")
 TICK_S = (*(m * 10.0**e for e in range(-5, 0) for m in (1, 2.5, 5)), 1.0)
 FSYNC_S = (*(m * 10.0**e for e in range(-4, 0) for m in (1, 2.5, 5)), 1.0, 10.0)
 LATENCY_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 3600.0)
@@ -234,6 +235,15 @@ class Metrics(Collector):
     lanes_used: Gauge = _gauge("Lanes that hold a stream.")
     lanes_capacity: Gauge = _gauge("Lanes there are.")
     lane_evictions: int = _counter("Lanes taken from a stream to serve another.")
+    reader_requests: dict[str, int] = _counter(
+        "Requests to the readers, by what became of them.", "outcome", READ
+    )
+    reader_copy_age_seconds: Callable[[], float | None] = _gauge(
+        "Age of the state readers are answered from; NaN: nobody asked yet."
+    )
+    reader_copy_seconds: Callable[[], float | None] = _gauge(
+        "Time it took to copy that state, between two events."
+    )
     guarantee_info: Values = _info(
         "What each source promises when the daemon is killed.", "source", "level"
     )

@@ -193,6 +193,7 @@ def _sections() -> Iterator[str]:
         ("dead_letter", settings.DeadLetters),
         ("limits", settings.Limits),
         ("metrics", settings.MetricsTable),
+        ("readers", settings.ReadersTable),
     ):
         yield _section(f"`[{name}]`", called, level=2)
 

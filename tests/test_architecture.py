@@ -60,11 +60,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "results": {"spi", "report", "scores", "tasks"},
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
-    "cli": {"config", *TOP},
+    "asking": {"spi", "config", "cli", "readers"},
+    "cli": {"config", "asking", *TOP},
     "testing": {"spi", "linearization", "cells", "credit"},
     **{name: {"*"} for name in TOP},
 }
-TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing"}
+TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing", "readers"}
 TORCH_INSIDE = TORCH_AT_THE_TOP | {"checkpoint"}
 WITHOUT_TORCH = {
     "spi",
@@ -72,6 +73,9 @@ WITHOUT_TORCH = {
     "config",
     "assembly.settings",
     "cli",
+    "asking",
+    "readers.answering",
+    "readers.zeromq",
     "testing",
 }  # with all they import
 

@@ -96,7 +96,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
         device=device,
     )
     width = net.recurrence.width
-    loss = _loss(task.objective)
+    loss = loss_of(task.objective)
     V_PF = head.initial_readout(width, task.inputs, loss, weights, task.persist())
     update = _update("[learner] optimizer", chosen["optimizer"])
     readout, head_update = _readout(
@@ -158,7 +158,8 @@ def _readout(
     return head.Head(n_units, n_inputs, loss, V_PF), _update(place, table)
 
 
-def _loss(objective: Objective) -> head.Loss:
+def loss_of(objective: Objective) -> head.Loss:
+    """The loss of the read-out; raises ConfigError."""
     try:
         return _unchecked_loss(objective)
     except ValueError as error:

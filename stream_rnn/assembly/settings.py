@@ -10,6 +10,7 @@ from stream_rnn import config
 from stream_rnn.config import ConfigError
 from stream_rnn.lanes import Batching
 
+MOST_READERS = 64  # each has a network of its own
 MOST_THREADS = 1024  # torch starts them all, and dies of too many
 
 TABLES = {
@@ -25,6 +26,7 @@ TABLES = {
     "limits": "table",
     "metrics": "table",
     "journal": "table",
+    "readers": "table",
 }
 """Every table there may be; "tables" is written [[name]]."""
 
@@ -136,6 +138,38 @@ class JournalTable:
         _require(self, 0, "fsync_ms")
         _require(self, 4096, "segment_bytes")
         _require(self, 4 * self.segment_bytes, "max_bytes")
+
+
+@dataclass(frozen=True)
+class ReadersTable:
+    """`[readers]`: answers from what has been learned, on request. Without the table: none.
+
+    Attributes:
+        enabled: false keeps the table and answers nobody.
+        publish_ms: the state is copied for readers at most so often, and only while they ask;
+            an answer's may be twice as old.
+        max_concurrent: requests served at a time.
+        max_bytes: of a request.
+        address: of a ZeroMQ socket, "tcp://127.0.0.1:5570"; port 0 takes a free one. Left out,
+            there is none.
+        insecure: allow an address that other machines can reach.
+    """
+
+    enabled: bool = True
+    publish_ms: float = 50.0
+    max_concurrent: int = 2
+    max_bytes: int = 64 << 10
+    address: str | None = None
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.publish_ms <= 3_600_000:
+            raise ValueError(f"publish_ms must be in 1..3600000, got {self.publish_ms:g}")
+        if not 1 <= self.max_concurrent <= MOST_READERS:
+            raise ValueError(
+                f"max_concurrent must be in 1..{MOST_READERS}, got {self.max_concurrent}"
+            )
+        _require(self, 64, "max_bytes")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Letters as everywhere: B lanes, I inputs, Q what the head is taught.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from stream_rnn.learner import Frame, Learner, Outcome
+
+_mode = threading.local()
 
 
 class Frames:
@@ -136,8 +139,11 @@ def numerics() -> Iterator[None]:
 
     It is a mode of the processor, which other work on the thread must get back as it was.
     """
+    before = getattr(_mode, "flushes", False)  # a reader may ask on a thread that learns
     torch.set_flush_denormal(True)
+    _mode.flushes = True
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
+        _mode.flushes = before

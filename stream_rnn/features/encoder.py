@@ -6,6 +6,7 @@ in one poll with it.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -141,6 +142,19 @@ class Features:
             self._time(record)
         finally:
             self.issues = issues
+
+    def copied(self, lane: int | None = None) -> Features:
+        """One that encodes as this one does now, and shares nothing with it that changes.
+
+        Args:
+            lane: know the past of this lane only; None: of all.
+        """
+        twin = copy.copy(self)
+        twin.issues = dict(self.issues)
+        twin.vocabularies = {name: list(values) for name, values in self.vocabularies.items()}
+        twin._scales = self._scales.copied(lane)
+        twin._history = self._history.copied(lane)
+        return twin
 
     def check(self, name: str, value: float, lane: int) -> None:
         """Raise BadEvent for a value out of all proportion to its field's."""

@@ -21,6 +21,15 @@ class PerLane(dict[int, T]):
         self._saved = saved
         self._restored = restored
 
+    def copied(self, lane: int | None = None) -> PerLane[T]:
+        """The same values, sharing nothing that changes; of one lane only, if one is named."""
+        twin = PerLane(self._saved, self._restored)
+        if lane is None:
+            twin.update({each: self._restored(self._saved(v)) for each, v in self.items()})
+        elif lane in self:
+            twin[lane] = self._restored(self._saved(self[lane]))
+        return twin
+
     def state_dict(self) -> dict[str, Any]:
         """Plain values, JSON-able."""
         return {str(lane): self._saved(value) for lane, value in self.items()}

@@ -34,6 +34,12 @@ class Scaler:
         """Standard deviation; 1 while nothing varies."""
         return math.sqrt(self.var) if self.var > 0 else 1.0
 
+    def copied(self) -> Scaler:
+        """One that goes on by itself."""
+        twin = Scaler(self.memory)
+        twin.n, twin.mean, twin.var, twin.largest = self.n, self.mean, self.var, self.largest
+        return twin
+
     def check(self, name: str, value: float) -> None:
         """Raise BadEvent for a value out of all proportion to everything seen."""
         if self.n >= WARM and self.largest > 0 and abs(value) > ABSURD_JUMP * self.largest:
@@ -99,6 +105,17 @@ class Scales:
                 return fresh
             self._of_lane[lane] = fresh
         return self._of_lane[lane]
+
+    def copied(self, lane: int | None = None) -> Scales:
+        """The same scales, sharing nothing that changes; what one lane sees, if one is named."""
+        twin = Scales(self._names, self._memory, self._by_lane)
+        wanted = self._of_lane if lane is None else {lane if self._by_lane else 0}
+        twin._of_lane = {
+            each: {name: scaler.copied() for name, scaler in self._of_lane[each].items()}
+            for each in wanted
+            if each in self._of_lane
+        }
+        return twin
 
     def reset_lane(self, lane: int) -> None:
         """Another key takes the lane; shared scales stay."""

@@ -60,6 +60,13 @@ class Recurrence(ABC):
             Its h (B, N). Nothing is learned from it.
         """
 
+    def hidden(self, is_ahead: bool) -> list[Tensor]:
+        """The states (leading axis B) that `forward` advances, or `roll` if `is_ahead`; not copied.
+
+        In a fixed order. Readers start from them; a recurrence that leaves this out has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not tell its `hidden` state")
+
     @abstractmethod
     def healthy(self) -> Tensor:
         """(B,) bool: whose credit was sound in the last `learn`."""

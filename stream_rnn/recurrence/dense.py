@@ -93,6 +93,10 @@ class Dense(Recurrence):
         return ahead_BS[:, : self.width]
 
     @override
+    def hidden(self, is_ahead: bool) -> list[Tensor]:
+        return [self._own["ahead_BS" if is_ahead else "s_BS"]]
+
+    @override
     def healthy(self) -> Tensor:
         return self.credit.healthy()
 

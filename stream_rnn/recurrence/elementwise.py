@@ -135,6 +135,10 @@ class Elementwise(Recurrence, Generic[Local]):
         return ahead_BKN.flatten(1)
 
     @override
+    def hidden(self, is_ahead: bool) -> list[Tensor]:
+        return [self.lane_state["ahead_BKN" if is_ahead else "s_BKN"]]
+
+    @override
     def healthy(self) -> Tensor:
         return self._healthy_B
 

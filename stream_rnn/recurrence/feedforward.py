@@ -90,6 +90,10 @@ class Feedforward(Recurrence):
         return self._activate(u_BM @ self.W_NM.T)
 
     @override
+    def hidden(self, is_ahead: bool) -> list[Tensor]:
+        return []
+
+    @override
     def healthy(self) -> Tensor:
         return self._healthy_B
 

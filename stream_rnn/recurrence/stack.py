@@ -116,6 +116,10 @@ class Stack(Recurrence):
         return h_BN
 
     @override
+    def hidden(self, is_ahead: bool) -> list[Tensor]:
+        return [tensor for layer in self.layers for tensor in layer.hidden(is_ahead)]
+
+    @override
     def healthy(self) -> Tensor:
         healthy_B = self.layers[0].healthy()
         for layer in self.layers[1:]:

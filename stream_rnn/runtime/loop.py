@@ -51,6 +51,13 @@ class Ladder(Protocol):
         """Variance share of the credit in use, None where it has none; synchronizes the device."""
 
 
+class Publisher(Protocol):
+    """Who answers readers from copies of the state."""
+
+    def publish_if_asked(self) -> None:
+        """Between two events, on the loop's thread; copies only if somebody asked."""
+
+
 class Runtime:
     """Runs one job until its stream ends, it is told to stop, or something is wrong.
 
@@ -102,6 +109,7 @@ class Runtime:
         self.poll_events = poll_events
         self.clock = clock
         self.stopping = False
+        self.readers: Publisher | None = None  # may be set before `run`
         self._keeps = store is not None
         self._has_moved = False  # on the ladder, since the newest snapshot
         self.connection = Connection(source, engine, metrics, self, gone_s, clock)
@@ -217,6 +225,8 @@ class Runtime:
                 self.metrics.duplicates_dropped += 1
                 continue
             engine.feed(event)
+            if self.readers is not None:
+                self.readers.publish_if_asked()
             if event.timestamp is not None:
                 self.metrics.end_to_end_seconds.observe(time.time() - event.timestamp)
             if self.checkpointing.due() or self._move_is_unsaved():
@@ -265,6 +275,8 @@ class Runtime:
     def _housekeeping(self, *, snapshots: bool = True) -> None:
         """Between polls, and at least every `POLL_S` seconds while nothing comes."""
         self.watch.beat()
+        if self.readers is not None:
+            self.readers.publish_if_asked()
         self.checkpointing.collect()
         if snapshots and (
             self.checkpointing.due()

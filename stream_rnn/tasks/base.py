@@ -6,13 +6,15 @@ part of every snapshot.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.per_lane import PerLane
+from stream_rnn.features.scaler import Scales
 from stream_rnn.features.values import BadEvent, number
 from stream_rnn.scores import ClassScores, NumericScores
 from stream_rnn.spi import Record
@@ -117,6 +119,10 @@ class Task(ABC):
     def steps(self, record: Record, lane: int) -> list[Step]:
         """The steps of one event; raises BadEvent before anything is learned from it."""
 
+    def n_steps(self, record: Record) -> int:
+        """How many steps the event takes, without making them; raises BadEvent."""
+        return 1
+
     @abstractmethod
     def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
         """The head's activated outputs in the stream's units."""
@@ -151,9 +157,32 @@ class Task(ABC):
     def end_episode(self, lane: int) -> None:
         """The lane's next event has no past; what is known of its key's targets stays."""
         self.scores.reset_lane(lane)
+        self.forget_episode(lane)
+
+    def forget_episode(self, lane: int) -> None:
+        """What `steps` remembers of the lane's past; no scores."""
         self.features.end_episode(lane)
         for memory in self._memories.values():
             memory.pop(lane, None)
+
+    def reading(self, lane: int | None = None) -> Self:
+        """A task that reads and publishes as this one does now, sharing nothing that changes.
+
+        It has no scores: what scores an event, or starts a lane anew, cannot be asked of it.
+
+        Args:
+            lane: remember this lane only; None: all of them.
+        """
+        twin = copy.copy(self)
+        vars(twin).pop("scores", None)  # whoever asks for them is told so by an error
+        twin._memories = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Features | PerLane | Scales):
+                setattr(twin, name, value.copied(lane))
+        for name, memory in self._memories.items():
+            (attribute,) = (a for a, value in vars(self).items() if value is memory)
+            twin._memories[name] = getattr(twin, attribute)
+        return twin
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, JSON-able."""

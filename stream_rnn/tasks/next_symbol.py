@@ -79,6 +79,10 @@ class NextSymbol(Symbols):
         return indices
 
     @override
+    def n_steps(self, record: Record) -> int:
+        return len(self._read(record))
+
+    @override
     def steps(self, record: Record, lane: int) -> list[Step]:
         indices = self._read(record)
         rest = self.features.encode(record, lane)

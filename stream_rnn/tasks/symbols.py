@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from typing_extensions import override
 
@@ -91,6 +91,12 @@ class Symbols(Task):
     ) -> float | None:
         assert isinstance(target, int)
         return self.scores.update(lane, prediction, target)
+
+    @override
+    def reading(self, lane: int | None = None) -> Self:
+        twin = super().reading(lane)
+        twin.symbols = list(self.symbols)
+        return twin
 
     @override
     def state_dict(self) -> dict[str, Any]:

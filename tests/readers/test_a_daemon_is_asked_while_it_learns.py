@@ -1,0 +1,21 @@
+"""A real daemon, asked a thousand times a second, learns to the bit what it learns by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import readers
+
+
+@pytest.mark.slow
+def test_a_thousand_requests_a_second_change_no_bit() -> None:
+    alone, asked = readers.measure(
+        events=2500, units=8, rate=1000.0, native="off"
+    )  # seconds of learning, on any machine
+    print(readers.table(alone, asked))  # noqa: T201
+    assert asked.state == alone.state
+    assert len(alone.state) > 1000
+    assert alone.statuses == {}
+    assert asked.statuses["200"] > 200
+    assert set(asked.statuses) <= {"200", "429", "503"}  # 503: before the first event
+    assert asked.quantile(0.5) < 2000  # those that are answered do not wait behind the others
