@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
 from stream_rnn.app import Job
 from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.compare import differences
 from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.checkpoint.owner import move_aside
 from stream_rnn.checkpoint.snapshot import Loaded
@@ -58,7 +57,10 @@ def newest_readable(folders: list[Path]) -> Loaded | None:
 def require_same_model(job: Job, loaded: Loaded) -> None:
     """Refuse the state of another model; note another execution path."""
     if loaded.fingerprint != job.fingerprint:
-        lines = _difference(job.model, loaded.config) or ["(no setting differs by name)"]
+        lines = [
+            f"{name}: the state has {theirs!r}, the configuration {ours!r}"
+            for name, ours, theirs in differences(job.model, loaded.config)
+        ] or ["(no setting differs by name)"]
         raise ConfigError(
             f"[state] dir = {job.state.dir!r} holds another model:\n  "
             + "\n  ".join(lines)
@@ -83,16 +85,3 @@ def start_line(loaded: Loaded | None, directory: str) -> str:
     if loaded is None:
         return f"  start        fresh: no snapshot in {directory}"
     return f"  start        resumes at step {loaded.step} from {loaded.path.name}"
-
-
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> list[str]:
-    """One line for each setting that differs, `[table] key: snapshot has x, configuration y`."""
-    lines: list[str] = []
-    for key in sorted({*ours, *theirs}):
-        mine, other = ours.get(key), theirs.get(key)
-        name = f"{place}.{key}" if place else str(key)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            lines += _difference(mine, other, name)
-        elif mine != other:
-            lines.append(f"{name}: the state has {other!r}, the configuration {mine!r}")
-    return lines
