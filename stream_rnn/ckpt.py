@@ -72,7 +72,7 @@ def ls(target: Path) -> None:
 
 
 def verify(target: Path) -> None:
-    """Every snapshot in full: hashes, headers, shapes, finite numbers; exit code 1 if one is bad."""
+    """Every snapshot in full: hashes, headers, shapes, numbers; exit code 1 if one is bad."""
     directory = folder_of(target)
     bad = 0
     for folder in _snapshots(directory):

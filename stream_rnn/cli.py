@@ -47,11 +47,14 @@ plot_option = click.option(
 @config_argument
 @max_events_option
 @click.option("--fresh", is_flag=True, help="Move the old state aside (never deleted), start anew.")
-def run(config: Path, max_events: int | None, fresh: bool) -> None:
+@click.option("--migrate", is_flag=True, help="Carry over what fits of another model's state.")
+def run(config: Path, max_events: int | None, fresh: bool, migrate: bool) -> None:
     """Run the daemon; resumes where the last snapshot ends."""
     from stream_rnn import commands
 
-    commands.run(config, max_events, fresh)
+    if fresh and migrate:
+        raise ConfigError("--fresh starts over, --migrate carries over: give one of them")
+    commands.run(config, max_events, fresh, migrate)
 
 
 @cli.command()

@@ -17,10 +17,10 @@ from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
 
-def run(path: Path, max_events: int | None, fresh: bool) -> None:
+def run(path: Path, max_events: int | None, fresh: bool, migrate: bool) -> None:
     """`stream-rnn run`."""
     job = app.build(config.load(path))
-    run_job(job, max_events, fresh)
+    run_job(job, max_events, fresh, migrate)
 
 
 def demo(max_events: int | None, seed: int, out: Path) -> None:

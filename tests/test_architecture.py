@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": {"spi", "engine"} | AT_THE_SIDE | CORE,
     "http": {"spi"},
     "top": {"spi", "http"},
-    "resuming": {"config", "app", "checkpoint"},
+    "migration": set(),
+    "resuming": {"config", "app", "checkpoint", "migration", "runtime"},
     "results": {"spi", "report", "scores", "tasks"},
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
@@ -64,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"spi", "linearization", "cells", "credit"},
     **{name: {"*"} for name in TOP},
 }
-TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing"}
+TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing", "migration"}
 TORCH_INSIDE = TORCH_AT_THE_TOP | {"checkpoint"}
 WITHOUT_TORCH = {
     "spi",

@@ -7,6 +7,7 @@ and the command can be given again.
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,3 +81,30 @@ def _move(directory: Path, folders: list[Path]) -> Path:
     sync_folder(aside)
     sync_folder(directory)
     return aside
+
+
+def link_aside(directory: Path, fingerprint: str) -> Path:
+    """Keep the snapshots there are, of the model `fingerprint`, out of reach of pruning.
+
+    Links, not copies, where the file system has them. Done again it changes nothing.
+    """
+    model = "".join(c for c in fingerprint if c.isascii() and c.isalnum())[:12]  # may be forged
+    aside = directory / f"before-migration-{model}"
+    with explained(aside):
+        for folder in snapshots(directory):
+            kept = aside / folder.name
+            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for file in folder.iterdir():
+                if not (kept / file.name).exists():
+                    _link(file, kept / file.name)
+            sync_folder(kept)
+        sync_folder(aside)
+        sync_folder(directory)
+    return aside
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(file)
+    except OSError:  # no links on this file system
+        shutil.copyfile(file, target)

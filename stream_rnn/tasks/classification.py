@@ -77,6 +77,11 @@ class Classification(Symbols):
         return [Step(x, [float(index)], index, known=known, weight=weight)]
 
     @override
+    def input_names(self) -> list[str]:
+        previous = self._labels("previous class") if self._use_previous else []
+        return super().input_names() + previous
+
+    @override
     def describe(self) -> str:
         classes = ", ".join(self.symbols[:5]) if self._fixed else f"up to {self.room}, as they come"
         return f"classification of {self.target} ({classes})"

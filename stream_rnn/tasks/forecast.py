@@ -89,6 +89,10 @@ class Forecast(Numeric):
         return [Step(x, y, values, from_now, weight=weight)]
 
     @override
+    def _learned(self, target: str) -> str:
+        return f"change of {target}" if self.difference else f"coming {target}"
+
+    @override
     def persist(self) -> dict[int, int]:
         if self.difference:
             return {}

@@ -84,6 +84,20 @@ class Numeric(Task):
         return means + stds
 
     @override
+    def output_names(self) -> list[str]:
+        names = [self._learned(target) for target in self.targets]
+        return names + [f"log std of {name}" for name in names if self._loss == "gaussian"]
+
+    def _learned(self, target: str) -> str:
+        """What the network learns of a target."""
+        return target
+
+    @property
+    @override
+    def natural_width(self) -> int:
+        return len(self.output_names())
+
+    @override
     def publish(self, natural: Sequence[float], step: Step) -> Any:
         n = len(self.targets)
         if self._loss == "gaussian":

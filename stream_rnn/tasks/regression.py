@@ -81,6 +81,11 @@ class Regression(Numeric):
         return [Step(x, y, values, scales, weight=weight)]
 
     @override
+    def input_names(self) -> list[str]:
+        previous = [f"previous {name}" for name in self.targets if self._use_previous]
+        return super().input_names() + previous
+
+    @override
     def persist(self) -> dict[int, int]:
         if not self._use_previous:
             return {}

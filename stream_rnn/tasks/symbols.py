@@ -66,6 +66,24 @@ class Symbols(Task):
             row[index] = 1.0
         return row
 
+    def _labels(self, field: str) -> list[str]:
+        """One for each class there is room for; those learned as they come go by their number."""
+        if self._fixed:
+            return [f"{field}={symbol}" for symbol in self.symbols]
+        return [f"{field}#{i}" for i in range(self.room)]
+
+    @override
+    def output_names(self) -> list[str]:
+        labels = self._labels("class")
+        if self.objective.kind == "bernoulli":
+            return [f"{labels[1]} rather than {labels[0]}"]
+        return labels
+
+    @property
+    @override
+    def natural_width(self) -> int:
+        return self.room
+
     @override
     def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
         if self.objective.kind == "bernoulli":
