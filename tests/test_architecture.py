@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cells": {"linearization"},
     "lane_state": set(),
     "native": set(),
-    "credit": {"linearization", "cells", "lane_state", "native"},
+    "credit": {"linearization", "cells", "lane_state", "native", "saved"},
     "saved": set(),
     "recurrence": {"linearization", "cells", "credit", "lane_state", "saved"},
     "update": set(),
