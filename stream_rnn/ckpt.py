@@ -88,8 +88,7 @@ def verify(target: Path) -> None:
         bad += 1
         click.echo(f"BAD  {folder.name}  found damaged at a start, and set aside")
     if bad:
-        click.echo(f"{bad} damaged; a start passes over them to the newest sound one", err=True)
-        raise click.exceptions.Exit(1)
+        raise click.ClickException(f"{bad} damaged; a start takes the newest sound one")
 
 
 def diff(first: Path, second: Path) -> None:
