@@ -15,7 +15,14 @@ CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "lea
 CORE |= {"learner", "ladder", "lane_state", "saved", "native", "plan"}
 AT_THE_SIDE = {"scores", "report", "console", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
-TOP = {"app", "daemon", "commands", "ckpt", "bench", "reference"}  # composition: they may know everybody
+TOP = {
+    "app",
+    "daemon",
+    "commands",
+    "ckpt",
+    "bench",
+    "reference",
+}  # composition: they may know everybody
 # package or module -> which of ours it may import
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),

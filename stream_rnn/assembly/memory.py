@@ -13,6 +13,7 @@ from stream_rnn.cells import Cell
 from stream_rnn.config import ConfigError
 
 LARGEST = 1 << 60
+MOST_UNITS = 1 << 17  # a layer of a stream's model: beyond it is a slip of the pen
 SHARE = 0.8  # of what there is: the rest is the stream's, the snapshots' and the system's
 
 
@@ -39,6 +40,8 @@ def require_room(
         units = table.get("units")
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
             return  # refused soon, with a word of its own
+        if units > MOST_UNITS:
+            raise ConfigError(f"[learner] cell: units must be at most {MOST_UNITS}, got {units}")
         needed += _layer(table, rules, width, units, n_lanes, size)
         width = network.width_of(table, units)
     # initial weights are float64; gradient, two moments and a snapshot's copy follow
