@@ -13,7 +13,7 @@ from stream_rnn import app
 from stream_rnn.assembly import memory
 from stream_rnn.config import ConfigError
 from stream_rnn.runtime.checkpointing import UNFIT
-from stream_rnn.spi import Event
+from stream_rnn.spi import Event, SettingError
 
 TABLES: dict[str, Any] = {
     "source": {"kind": "synthetic"},
@@ -168,3 +168,18 @@ def test_a_model_without_room_is_refused_before_it_is_allocated(
 def test_a_table_of_absurd_size_is_refused(changes: State, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         app.build(TABLES | {"features": {"numeric": ["x"]}} | changes)
+
+
+@pytest.mark.parametrize("position", ["12", -3])
+@pytest.mark.parametrize(
+    ("source", "partition"),
+    [
+        ({"kind": "synthetic"}, "synthetic"),
+        ({"kind": "river", "dataset": "WaterFlow"}, "WaterFlow"),
+    ],
+)
+def test_a_position_that_counts_nothing_is_refused_by_its_source(
+    source: State, partition: str, position: int | str
+) -> None:
+    with app.build_source({"source": source}) as opened, pytest.raises(SettingError):
+        opened.open({partition: position})
