@@ -140,6 +140,12 @@ def test_a_weight_goes_to_the_input_of_its_name(place: Path) -> None:
     assert abs(float(moved[0, 4])) < 0.006
 
 
+def test_a_net_that_goes_on_begins_to_listen_to_a_new_input_from_zero(place: Path) -> None:
+    assert run(config(**CHANGES["a feature more"]), "--migrate", "--max-events", "1") == 0
+
+    assert newest().tensors["recurrence.W_ZM"][:, 0].abs().max() < 0.006  # one update, at most
+
+
 def test_more_lanes_keep_the_hidden_states_of_their_keys(place: Path) -> None:
     before = newest().tensors["recurrence.s_BS"]
     assert run(config(**CHANGES["more lanes"]), "--migrate", "--max-events", "1") == 0

@@ -168,7 +168,8 @@ class Fallback(Credit):
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        level = counted(state, "level", len(self.rungs))
+        level = counted(state, "level", 2**62)
+        self._require(level)
         for i, rung in enumerate(self.rungs):
             prefix = f"{i}."
             rung.load_state_dict(

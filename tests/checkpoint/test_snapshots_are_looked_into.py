@@ -24,7 +24,7 @@ cell = { kind = "gru", units = 3 }
 credit = { kind = "rtrl" }
 [state]
 dir = "state"
-every_events = 20
+every_events = 1000
 """
 
 
@@ -36,7 +36,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        assert _exit_code(lambda: cli.main(["run", "config.toml"], standalone_mode=False)) == 0
+        arguments = ["run", "config.toml", "--max-events", "20"]
+        for _ in range(3):  # each leaves a snapshot behind
+            assert _exit_code(lambda: cli.main(arguments, standalone_mode=False)) == 0
     finally:
         os.chdir(before)
     return folder
