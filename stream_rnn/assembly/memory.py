@@ -41,7 +41,9 @@ def require_room(
         if not isinstance(units, int) or isinstance(units, bool) or units < 1:
             return  # refused soon, with a word of its own
         if units > MOST_UNITS:
-            raise ConfigError(f"[learner] cell: units must be at most {MOST_UNITS}, got {units}")
+            raise ConfigError(
+                f"[learner] cell: units must be at most {MOST_UNITS}, got {units}; use fewer units"
+            )
         needed += _layer(table, rules, width, units, n_lanes, size)
         width = network.width_of(table, units)
     # initial weights are float64; gradient, two moments and a snapshot's copy follow
