@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test check test-slow test-gpu bench soak storm clean
+.PHONY: help setup native demo test check test-slow test-gpu bench soak storm fuzz clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -53,6 +53,9 @@ storm: $(STAMP)  ## Kill the daemon with SIGKILL at 20 random moments; compare w
 
 soak: $(STAMP)  ## 1,000,000 events: memory and time per event, with their slopes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --events 1000000
+
+fuzz: $(STAMP)  ## Mutated payloads (1,000,000), snapshots (100,000), configurations (10,000); hours
+	OMP_NUM_THREADS=1 RUST_BACKTRACE=0 $(BIN)/python -m benchmarks.fuzz 2> /dev/null
 
 clean:  ## Remove what the targets made (.venv too)
 	rm -rf $(VENV) out .mypy_cache .ruff_cache *.egg-info

@@ -74,7 +74,13 @@ class RiverSource(Source):
         # last row, and a list can be taken up anywhere at no cost.
         encode = msgspec.json.Encoder().encode
         self._rows = [encode(self._record(x, y)) for x, y in self._class()]
-        self._position = int((resume or {}).get(self._name, 0))
+        position = (resume or {}).get(self._name, 0)
+        if not (isinstance(position, int) and position >= 0):
+            raise SettingError(
+                f"the resume position {str(position)[:40]!r} counts no rows: the snapshot is of "
+                "another source; give this one its own [state] dir, or start with --fresh"
+            )
+        self._position = position
 
     def _record(self, x: Record, y: object) -> Record:
         targets = y if isinstance(y, dict) else {self._target: y}

@@ -73,6 +73,11 @@ class SyntheticSource(Source):
     @override
     def open(self, resume: Position | None) -> None:
         applied = (resume or {}).get(_PARTITION)
+        if applied is not None and not (isinstance(applied, int) and applied >= 0):
+            raise SettingError(
+                f"the resume position {str(applied)[:40]!r} counts no events: the snapshot is of "
+                "another source; give this one its own [state] dir, or start with --fresh"
+            )
         self._resume = {} if applied is None else {_PARTITION: applied}
         self._next = 0 if applied is None else int(applied) + 1
         self._started_at_s = time.monotonic()

@@ -256,6 +256,19 @@ def _readers(
     )
 
 
+def task_of(model: Mapping[str, Any]) -> Task:
+    """The task of a model as a snapshot describes it (`Job.model`), with nothing learned.
+
+    Raises:
+        ConfigError: it is damaged, or from a version whose settings were others.
+    """
+    kind, n_lanes = model["task"].get("kind"), model["lanes"].get("capacity")
+    if kind not in TASKS or not isinstance(n_lanes, int):
+        raise ConfigError(f"[task] kind = {kind!r} in the snapshot is none of ours")
+    features = config.build("[features]", model["features"], Features)
+    return config.build("[task]", model["task"], TASKS[kind], features=features, lanes=n_lanes)
+
+
 def _codec(tables: Mapping[str, Any], source: Source, limits: Limits) -> tuple[Codec, str]:
     name = tables.get("codec", {}).get("kind", source.codec)
     if set(tables.get("codec", {})) - {"kind"}:

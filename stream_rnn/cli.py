@@ -47,11 +47,14 @@ plot_option = click.option(
 @config_argument
 @max_events_option
 @click.option("--fresh", is_flag=True, help="Move the old state aside (never deleted), start anew.")
-def run(config: Path, max_events: int | None, fresh: bool) -> None:
+@click.option("--migrate", is_flag=True, help="Carry over what fits of another model's state.")
+def run(config: Path, max_events: int | None, fresh: bool, migrate: bool) -> None:
     """Run the daemon; resumes where the last snapshot ends."""
     from stream_rnn import commands
 
-    commands.run(config, max_events, fresh)
+    if fresh and migrate:
+        raise ConfigError("--fresh starts over, --migrate carries over: give one of them")
+    commands.run(config, max_events, fresh, migrate)
 
 
 @cli.command()
@@ -87,6 +90,74 @@ def show(target: Path) -> None:
     from stream_rnn import commands
 
     commands.show(target)
+
+
+@cli.group()
+def ckpt() -> None:
+    """Look into snapshots, compare and verify them, go back to one, take one out."""
+
+
+state_argument = click.argument(
+    "target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR"
+)
+
+
+@ckpt.command("ls")
+@state_argument
+def ckpt_ls(target: Path) -> None:
+    """The snapshots, newest first, each verified, and where in the stream they stand."""
+    from stream_rnn import ckpt
+
+    ckpt.ls(target)
+
+
+@ckpt.command("show")
+@click.argument("target", type=click.Path(path_type=Path), metavar="STATE_DIR|SNAPSHOT")
+def ckpt_show(target: Path) -> None:
+    """What a snapshot holds; of a state folder, the newest."""
+    from stream_rnn import ckpt
+
+    ckpt.show(ckpt.folder_of(target))
+
+
+@ckpt.command("diff")
+@click.argument("first", type=click.Path(path_type=Path), metavar="A")
+@click.argument("second", type=click.Path(path_type=Path), metavar="B")
+def ckpt_diff(first: Path, second: Path) -> None:
+    """What changed from A to B; each a snapshot, or a state folder (its newest)."""
+    from stream_rnn import ckpt
+
+    ckpt.diff(first, second)
+
+
+@ckpt.command("verify")
+@state_argument
+def ckpt_verify(target: Path) -> None:
+    """Every snapshot in full; exit code 1 if one is damaged."""
+    from stream_rnn import ckpt
+
+    ckpt.verify(target)
+
+
+@ckpt.command("rollback")
+@state_argument
+@click.option("--to", required=True, metavar="STEP", help="Folder name, or the number of the step.")
+def ckpt_rollback(target: Path, to: str) -> None:
+    """Continue from an older snapshot: newer ones are moved aside, never deleted."""
+    from stream_rnn import ckpt
+
+    ckpt.rollback(target, to)
+
+
+@ckpt.command("export")
+@state_argument
+@click.argument("step")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def ckpt_export(target: Path, step: str, file: Path) -> None:
+    """Take a snapshot out (STEP, or "newest"): FILE.safetensors holds parameters, FILE.tar all."""
+    from stream_rnn import ckpt
+
+    ckpt.take_out(target, step, file)
 
 
 @cli.command()

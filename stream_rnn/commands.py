@@ -8,10 +8,9 @@ from pathlib import Path
 import click
 from prometheus_client import CollectorRegistry
 
-from stream_rnn import app, config, evaluation, report, results, resuming
+from stream_rnn import app, ckpt, config, evaluation, report, results, resuming
 from stream_rnn import demo as demo_stream
 from stream_rnn.checkpoint import snapshot
-from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.config import ConfigError
 from stream_rnn.daemon import place_of, run_job, serve
 from stream_rnn.journal.source import JournaledSource
@@ -19,10 +18,10 @@ from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
 
-def run(path: Path, max_events: int | None, fresh: bool) -> None:
+def run(path: Path, max_events: int | None, fresh: bool, migrate: bool) -> None:
     """`stream-rnn run`."""
     job = app.build(config.load(path))
-    run_job(job, max_events, fresh)
+    run_job(job, max_events, fresh, migrate)
 
 
 def demo(max_events: int | None, seed: int, out: Path) -> None:
@@ -112,32 +111,10 @@ def check(path: Path) -> None:
 def show(target: Path) -> None:
     """`stream-rnn show`."""
     if target.is_dir():
-        _show_state(target)
+        ckpt.show(target)
         return
     tables = config.load(target)
     job = app.build(tables)
     effective = {**tables, **job.model}
     click.echo(json.dumps(config.redacted(effective), indent=2, default=str))
     click.echo(f"model fingerprint {job.fingerprint}")
-
-
-def _show_state(directory: Path) -> None:
-    folder = directory
-    if not (directory / "manifest.json").exists():
-        folders = snapshot.snapshots(directory)
-        if not folders:
-            raise ConfigError(f"{directory}: no snapshots here")
-        click.echo("snapshots    " + ", ".join(f.name for f in folders))
-        folder = folders[0]
-    try:
-        loaded = snapshot.read(folder)
-    except CheckpointError as error:
-        raise ConfigError(str(error)) from error
-    click.echo(f"newest       {folder}\nstep         {loaded.step}\ncreated      {loaded.created}")
-    click.echo(f"epoch        {loaded.epoch}\nfingerprint  {loaded.fingerprint}")
-    click.echo(f"positions    {json.dumps(loaded.positions)}")
-    click.echo(f"execution    {json.dumps(loaded.execution)}")
-    click.echo(f"model        {json.dumps(config.redacted(loaded.config), default=str)}")
-    for name, tensor in sorted(loaded.tensors.items()):
-        size = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        click.echo(f"  {name:<36} {size}")

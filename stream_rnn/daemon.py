@@ -19,6 +19,7 @@ from stream_rnn.app import Job
 from stream_rnn.assembly.settings import MetricsTable
 from stream_rnn.checkpoint import room
 from stream_rnn.checkpoint.files import CheckpointError
+from stream_rnn.checkpoint.rollback import link_aside
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
@@ -40,7 +41,7 @@ _log = logging.getLogger(__name__)
 TOKEN = "token"  # the file in the state folder
 
 
-def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
+def run_job(job: Job, max_events: int | None, fresh: bool, migrate: bool = False) -> None:
     """Learn until the end of the stream or a signal, with snapshots, metrics and a banner."""
     registry = CollectorRegistry()
     with ExitStack() as stack:
@@ -50,6 +51,11 @@ def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
         runtime = make_runtime(job, store, registry, console)
         newest = resuming.newest(store)
         if newest is not None:
+            if migrate and newest.fingerprint != job.fingerprint:
+                old, newest = newest, resuming.migrated(job, newest)
+                kept = link_aside(old.path.parent, old.fingerprint)
+                click.echo(f"  old state    its snapshots are kept in {kept}", err=True)
+                runtime.checkpointing.begin_as(newest.migrated_from)
             resuming.require_same_model(job, newest)
             runtime.restore(newest)
             runtime.metrics.snapshot_fallbacks = len(newest.fallbacks)
@@ -57,7 +63,14 @@ def run_job(job: Job, max_events: int | None, fresh: bool) -> None:
             watch = runtime.watch
             asked = watch.status, watch.live, watch.ready
             folder = Path(job.state.dir)
-            server = serve(job.metrics, registry, *asked, feed=watch.feed, state_dir=folder)
+            server = serve(
+                job.metrics,
+                registry,
+                *asked,
+                feed=watch.feed,
+                predict=None if job.readers is None else job.readers.answer,
+                state_dir=folder,
+            )
             stack.callback(server.close)
         asked_at = "no address of their own"
         if job.readers_socket is not None:

@@ -210,7 +210,7 @@ class Governor:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave; raises ValueError if the ladder has become shorter."""
-        path = [int(level) for level in state["path"]]
+        path = [_count(level) for level in state["path"]]
         if not path or path[0] != 0 or path != sorted(set(path)):
             raise ValueError(f"health state: a path down the ladder rises from 0, got {path}")
         if path[-1] >= self.levels:
@@ -218,10 +218,21 @@ class Governor:
                 f"health state: on rung {path[-1]}, but the ladder has {self.levels}; configure "
                 "the rungs it had, or start with --fresh"
             )
-        self._path, self.reason = path, str(state["reason"])
-        self.moves_down, self.moves_up = (int(n) for n in state["moves"])
-        self._recent = deque((int(t) for t in state["recent"]), maxlen=self.trips)
-        self._bad = dict.fromkeys(self._bad, 0) | {"noise": int(state["noisy_readings"])}
+        reason = str(state["reason"])
+        if reason not in (CALM, *REASONS):  # a metric's label
+            raise ValueError(f"health state: unknown reason {reason[:40]!r}")
+        self._path, self.reason = path, reason
+        self.moves_down, self.moves_up = (_count(n) for n in state["moves"])
+        self._recent = deque((_count(t) for t in state["recent"]), maxlen=self.trips)
+        self._bad = dict.fromkeys(self._bad, 0) | {"noise": _count(state["noisy_readings"])}
         self._ticks_s.clear()
-        self._tick, self._since = int(state["tick"]), int(state["since"])
-        self._patience = int(state["patience"])
+        self._tick, self._since = _count(state["tick"]), _count(state["since"])
+        self._patience = min(max(_count(state["patience"]), 1), MOST_PATIENCE)
+        if self._since > self._tick:
+            raise ValueError(f"health state: since tick {self._since}, now is {self._tick}")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise ValueError(f"health state: expected a whole number, got {repr(value)[:60]}")
+    return value

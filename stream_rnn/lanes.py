@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from stream_rnn.features.saved import count
 from stream_rnn.features.values import MAX_CHARS, BadEvent, category, shown
 from stream_rnn.spi import Event, Record
 
@@ -107,10 +108,12 @@ class Lanes:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave; raises ValueError if it does not fit the capacity."""
         pairs = [(str(key), int(lane)) for key, lane in state["lanes"]]
-        if len({lane for _, lane in pairs}) != len(pairs) or len(pairs) > self.capacity:
+        if len(dict(pairs)) != len(pairs) or {lane for _, lane in pairs} != set(range(len(pairs))):
+            raise ValueError("lanes: the keys in the state share lanes, or leave some out")
+        if len(pairs) > self.capacity:
             raise ValueError(f"lanes: {len(pairs)} keys do not fit capacity {self.capacity}")
         self._lane_of = OrderedDict(pairs)
-        self.evictions = int(state["evictions"])
+        self.evictions = count(state["evictions"], "the lanes")
 
 
 def _told(value: object) -> str:

@@ -352,6 +352,8 @@ class Learner:
         """Take what `state_dict` gave; raises ValueError naming what is missing or misshapen."""
         for name, mine in self._waiting.items():
             take(mine, part(state, "learner."), name)
+        if bool((self._waiting["count_B"] < 0).any()):
+            raise ValueError("state 'count_B': a count of events must not be negative")
         self.recurrence.load_state_dict(part(state, "recurrence."))
         self.head.load_state_dict(part(state, "head."))
         self.update.load_state_dict(self.recurrence.parameters(), part(state, "update."))

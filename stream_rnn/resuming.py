@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import click
+import msgspec
 
-from stream_rnn.app import Job
+from stream_rnn.app import Job, task_of
 from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.compare import differences
 from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.checkpoint.owner import move_aside
 from stream_rnn.checkpoint.snapshot import Loaded
@@ -17,7 +18,7 @@ from stream_rnn.checkpoint.store import Store
 from stream_rnn.config import ConfigError
 from stream_rnn.journal.records import PARTITION
 from stream_rnn.journal.source import JournaledSource
-from stream_rnn.runtime.checkpointing import SOURCE
+from stream_rnn.runtime.checkpointing import SOURCE, UNFIT
 
 
 def open_store(directory: Path, keep: int, fresh: bool) -> Store:
@@ -61,12 +62,15 @@ def newest_readable(folders: list[Path]) -> Loaded | None:
 def require_same_model(job: Job, loaded: Loaded) -> None:
     """Refuse the state of another model; note another execution path."""
     if loaded.fingerprint != job.fingerprint:
-        lines = _difference(job.model, loaded.config) or ["(no setting differs by name)"]
+        lines = [
+            f"{name}: the state has {theirs!r}, the configuration {ours!r}"
+            for name, ours, theirs in differences(job.model, loaded.config)
+        ] or ["(no setting differs by name)"]
         raise ConfigError(
             f"[state] dir = {job.state.dir!r} holds another model:\n  "
             + "\n  ".join(lines)
-            + "\nGive this configuration a dir of its own, or start over with --fresh "
-            "(the old state is kept)"
+            + "\nGive this configuration a dir of its own, carry over what fits with --migrate, or "
+            "start over with --fresh (the old state is kept)"
         )
     stood = loaded.positions.get(SOURCE, {})
     if PARTITION in stood and not isinstance(job.source, JournaledSource):
@@ -88,21 +92,64 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
         )
 
 
+def migrated(job: Job, loaded: Loaded) -> Loaded:
+    """Another model's snapshot as this job's state; tells what is carried and what starts afresh.
+
+    Raises:
+        ConfigError: nothing that was learned fits, or the snapshot is damaged.
+    """
+    from stream_rnn.migration import Refused, Side, migrate
+
+    place = f"[state] dir = {job.state.dir!r}"
+    learner = job.engine.learner
+    tensors = learner.state_dict()
+    moved = {"update": learner.recurrence.parameters(), "head_update": learner.head.parameters()}
+    for part, update in (("update", learner.update), ("head_update", learner.head_update)):
+        fresh_state = update.fresh_state(moved[part])
+        tensors |= {f"{part}.{name}": tensor.cpu() for name, tensor in fresh_state.items()}
+    names = {
+        part: [name for each in parameters for name, t in tensors.items() if t is each]
+        for part, parameters in moved.items()
+    }
+    host = {"engine": job.engine.state_dict(), "governor": job.governor.state_dict()}
+    task = job.engine.task
+    on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+    new = Side(job.model, on_host, host, task.input_names(), task.output_names())
+    try:
+        theirs = task_of(loaded.config)
+        old = Side(
+            loaded.config,
+            loaded.tensors,
+            msgspec.json.decode(loaded.host),
+            theirs.input_names(),
+            theirs.output_names(),
+        )
+        done = migrate(old, new, names)
+    except Refused as error:
+        raise ConfigError(
+            f"{place}: {error}: --migrate has nothing to go on with; start over with --fresh (the "
+            "old state is kept)"
+        ) from error
+    except (ConfigError, *UNFIT) as error:
+        raise ConfigError(
+            f"{place}: {loaded.path.name} cannot be migrated: {error!r}; it is damaged, or from a "
+            "version whose settings were others: start over with --fresh (the old state is kept)"
+        ) from error
+    for title, lines in (("carried", done.carried), ("afresh", done.fresh)):
+        click.echo(f"  {title:<12} {', '.join(lines) or 'nothing'}", err=True)
+    origin = {"step": loaded.step, "folder": loaded.path.name, "fingerprint": loaded.fingerprint}
+    return dataclasses.replace(
+        loaded,
+        tensors=done.tensors,
+        host=msgspec.json.encode(done.host),
+        fingerprint=job.fingerprint,
+        config=job.model,
+        migrated_from=origin,
+    )
+
+
 def start_line(loaded: Loaded | None, directory: str) -> str:
     """What the banner says of where a run begins."""
     if loaded is None:
         return f"  start        fresh: no snapshot in {directory}"
     return f"  start        resumes at step {loaded.step} from {loaded.path.name}"
-
-
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any], place: str = "") -> list[str]:
-    """One line for each setting that differs, `[table] key: snapshot has x, configuration y`."""
-    lines: list[str] = []
-    for key in sorted({*ours, *theirs}):
-        mine, other = ours.get(key), theirs.get(key)
-        name = f"{place}.{key}" if place else str(key)
-        if isinstance(mine, Mapping) and isinstance(other, Mapping):
-            lines += _difference(mine, other, name)
-        elif mine != other:
-            lines.append(f"{name}: the state has {other!r}, the configuration {mine!r}")
-    return lines

@@ -7,6 +7,19 @@ from collections.abc import Mapping
 from torch import Tensor
 
 
+def counted(state: Mapping[str, Tensor], name: str, most: int) -> int:
+    """The whole number in 0..most of a state; raises ValueError naming what came instead."""
+    tensor = state.get(name)
+    if tensor is None:
+        raise ValueError(f"state {name!r} is missing")
+    if tensor.numel() != 1 or tensor.is_floating_point():
+        raise ValueError(f"state {name!r}: expected one whole number, got {tuple(tensor.shape)}")
+    value = int(tensor)
+    if not 0 <= value <= most:
+        raise ValueError(f"state {name!r}: expected 0..{most}, got {value}")
+    return value
+
+
 def take(mine: Tensor, state: Mapping[str, Tensor], name: str) -> None:
     """Copy `state[name]` into `mine`; raises ValueError naming what is missing or misshapen."""
     if name not in state:

@@ -15,7 +15,14 @@ CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "lea
 CORE |= {"learner", "ladder", "lane_state", "saved", "native", "plan"}
 AT_THE_SIDE = {"scores", "report", "console", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
-TOP = {"app", "daemon", "commands", "bench", "reference"}  # composition: they may know everybody
+TOP = {
+    "app",
+    "daemon",
+    "commands",
+    "ckpt",
+    "bench",
+    "reference",
+}  # composition: they may know everybody
 # package or module -> which of ours it may import
 MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
@@ -25,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cells": {"linearization"},
     "lane_state": set(),
     "native": set(),
-    "credit": {"linearization", "cells", "lane_state", "native"},
+    "credit": {"linearization", "cells", "lane_state", "native", "saved"},
     "saved": set(),
     "recurrence": {"linearization", "cells", "credit", "lane_state", "saved"},
     "update": set(),
@@ -56,7 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "readers": {"spi", "engine"} | AT_THE_SIDE | CORE,
     "http": {"spi"},
     "top": {"spi", "http"},
-    "resuming": {"config", "app", "checkpoint", "journal", "runtime"},
+    "migration": set(),
+    "resuming": {"config", "app", "checkpoint", "journal", "migration", "runtime"},
     "results": {"spi", "report", "scores", "tasks"},
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
@@ -65,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "testing": {"spi", "linearization", "cells", "credit"},
     **{name: {"*"} for name in TOP},
 }
-TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing", "readers"}
+TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing", "readers", "migration"}
 TORCH_INSIDE = TORCH_AT_THE_TOP | {"checkpoint"}
 WITHOUT_TORCH = {
     "spi",

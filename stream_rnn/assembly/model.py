@@ -16,6 +16,7 @@ import torch
 from stream_rnn import __version__, config, head
 from stream_rnn.assembly import network
 from stream_rnn.assembly.choices import EXACT, choose, spelled
+from stream_rnn.assembly.memory import require_room
 from stream_rnn.assembly.settings import LearnerTable
 from stream_rnn.config import ConfigError
 from stream_rnn.credit import Fallback
@@ -84,6 +85,17 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
     fidelity = None if plan.fidelity is False else {} if plan.fidelity is True else plan.fidelity
     if fidelity is not None:
         config.build("[learner] fidelity", fidelity, Fidelity)  # sound, even if nobody needs it
+    loss = loss_of(task.objective)
+    require_room(
+        network.layers_of(chosen["cell"]),
+        [] if is_exact else [chosen["credit"], *rules],
+        n_inputs=task.inputs,
+        n_outputs=loss.n_outputs,
+        n_lanes=n_lanes,
+        horizon=task.horizon,
+        dtype=dtype,
+        device=device,
+    )
     net = network.build(
         chosen["cell"],
         [] if is_exact else [chosen["credit"], *rules],
@@ -96,7 +108,6 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
         device=device,
     )
     width = net.recurrence.width
-    loss = loss_of(task.objective)
     V_PF = head.initial_readout(width, task.inputs, loss, weights, task.persist())
     update = _update("[learner] optimizer", chosen["optimizer"])
     readout, head_update = _readout(

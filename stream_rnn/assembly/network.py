@@ -54,7 +54,7 @@ def layers_of(cell: Table | Sequence[Table]) -> list[Table]:
 
 def needs_credit(table: Table) -> bool:
     """Whether a layer of this kind is taught by a credit rule, rather than exactly by itself."""
-    return issubclass(_layer_class("[learner] cell", table), Cell)
+    return issubclass(layer_class("[learner] cell", table), Cell)
 
 
 def exact_cost(layers: Sequence[Table], n_inputs: int) -> int | None:
@@ -64,14 +64,19 @@ def exact_cost(layers: Sequence[Table], n_inputs: int) -> int | None:
     """
     total = 0
     for table in layers:
-        target, units = _layer_class("[learner] cell", table), table.get("units")
+        target, units = layer_class("[learner] cell", table), table.get("units")
         if not isinstance(units, int):
             return None
         if issubclass(target, Cell):
             S, Z, M = target.blocks * units, target.gates * units, n_inputs + units + 1
             total += S * units * Z * M
-        n_inputs = 2 * units if target in (Lru, Rtu) else units
+        n_inputs = width_of(table, units)
     return total
+
+
+def width_of(table: Table, units: int) -> int:
+    """Numbers in the h of a layer with so many units."""
+    return 2 * units if layer_class("[learner] cell", table) in (Lru, Rtu) else units
 
 
 def build(
@@ -105,7 +110,7 @@ def build(
     for i, table in enumerate(tables):
         place = "[learner] cell" if len(tables) == 1 else f"[learner] cell, layer {i}"
         width = layers[-1].width if layers else n_inputs
-        target = _layer_class(place, table)
+        target = layer_class(place, table)
         named = _in_our_words(place, table, target)
         if issubclass(target, Recurrence):
             given = {"generator": generators.weights, "dtype": dtype, "device": device}
@@ -114,7 +119,9 @@ def build(
             )
             continue
         built = config.build(place, named, target, n_inputs=width)
-        rungs = [_rule(built, rule, j, n_lanes, generators.signs) for j, rule in enumerate(credit)]
+        rungs = [
+            rule_of(built, rule, j, n_lanes, generators.signs) for j, rule in enumerate(credit)
+        ]
         taught_by: Credit = rungs[0]
         if has_ladder:
             taught_by = Fallback(rungs)
@@ -144,12 +151,14 @@ def _in_our_words(place: str, table: Table, target: type[Any]) -> Table:
     return {"n_units" if name == "units" else name: value for name, value in table.items()}
 
 
-def _rule(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Generator) -> Credit:
+def rule_of(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Generator) -> Credit:
+    """The rule of a table, the primary (rung 0) or one to fall back to."""
     place = "[learner] fallback" if rung else "[learner] credit"
     return named(place, table, RULES, Credit, cell=cell, n_lanes=n_lanes, generator=signs)
 
 
-def _layer_class(place: str, table: Table) -> type[Cell] | type[Recurrence]:
+def layer_class(place: str, table: Table) -> type[Cell] | type[Recurrence]:
+    """The cell or recurrence that a layer's table names."""
     names: dict[str, type[Any]] = {**CELLS, **RECURRENCES}
     target = class_of(place, table, names, object)
     if issubclass(target, Cell | Recurrence):

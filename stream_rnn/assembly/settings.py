@@ -12,6 +12,7 @@ from stream_rnn.lanes import Batching
 
 MOST_READERS = 64  # each has a network of its own
 MOST_THREADS = 1024  # torch starts them all, and dies of too many
+MOST_AT_ONCE = 1_000_000  # events are held in memory while they wait for their tick
 
 TABLES = {
     "source": "table",
@@ -80,6 +81,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         _require(self, 1, "event_bytes", "poll_events")
+        if self.poll_events > MOST_AT_ONCE:
+            raise ValueError(f"poll_events must be at most {MOST_AT_ONCE}, got {self.poll_events}")
         _require(self, 0, "gone_s", "unsaved_s")
 
 

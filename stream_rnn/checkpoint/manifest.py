@@ -11,7 +11,7 @@ import msgspec
 
 from stream_rnn.checkpoint.files import CheckpointError, UnknownFormat, open_regular
 
-FORMAT = 1
+FORMAT = 2  # 2 only where `migrated_from` is there, so that older programs read the others
 MAX_MANIFEST_BYTES = 16 << 20  # a tensor's line takes 100 bytes; read whole, before any checksum
 MAX_JSON_DEPTH = 100
 
@@ -34,10 +34,10 @@ class TensorInfo(msgspec.Struct, forbid_unknown_fields=True):
     shape: list[Count]
 
 
-class Manifest(msgspec.Struct, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Everything about a snapshot but its tensors and its host state."""
 
-    format: int
+    format: Annotated[int, msgspec.Meta(ge=1, le=FORMAT)]
     step: Count
     epoch: Count
     created: str
@@ -48,6 +48,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, File]
     tensors: dict[str, TensorInfo]
     config: dict[str, Any]
+    migrated_from: dict[str, Any] | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:

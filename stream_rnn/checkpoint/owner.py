@@ -102,11 +102,11 @@ def move_aside(directory: Path) -> Path | None:
     with explained(directory):
         lock = take_lock(directory, wait_s=0.0)
         try:
-            target = _unused(directory.with_name(f"{directory.name}.{stamp}"))
+            target = unused(directory.with_name(f"{directory.name}.{stamp}"))
             try:
                 directory.rename(target)
             except OSError:
-                target = _unused(directory / stamp)
+                target = unused(directory / stamp)
                 target.mkdir(mode=0o700)
                 for entry in directory.iterdir():
                     if entry.name not in ("lock", "epoch") and not entry.name.startswith("old-"):
@@ -118,7 +118,8 @@ def move_aside(directory: Path) -> Path | None:
     return target
 
 
-def _unused(path: Path) -> Path:
+def unused(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`... that is not there."""
     candidate, n = path, 1
     while candidate.exists():
         n += 1

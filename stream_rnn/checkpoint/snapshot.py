@@ -51,6 +51,7 @@ class Snapshot:
         fingerprint: of what the model was built from; for refusing another model.
         config: what the model was built from; for show.
         execution: torch version, device, dtype, kernel or twin.
+        migrated_from: what another model's snapshot this one began as; None: it did not.
     """
 
     step: int
@@ -60,6 +61,7 @@ class Snapshot:
     fingerprint: str
     config: dict[str, Any] = field(default_factory=dict)
     execution: dict[str, str] = field(default_factory=dict)
+    migrated_from: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,20 @@ def step_of(path: Path) -> int:
     return int(named[1])
 
 
+def find(directory: Path, name: str) -> Path:
+    """The snapshot of that folder name or step ("1200"; of several revisions the newest).
+
+    Raises:
+        CheckpointError: there is none; names those there are.
+    """
+    folders = snapshots(directory)
+    for path in folders:
+        if path.name == name or (name.isdecimal() and int(name) == step_of(path)):
+            return path
+    known = ", ".join(path.name for path in folders) or "none"
+    raise CheckpointError(f"{directory}: no snapshot {name!r} (there are: {known})")
+
+
 def read(path: Path) -> Loaded:
     """Read one snapshot folder; everything is verified before a tensor is allocated.
 
@@ -138,6 +154,7 @@ def read(path: Path) -> Loaded:
         fingerprint=manifest.fingerprint,
         config=manifest.config,
         execution=manifest.execution,
+        migrated_from=manifest.migrated_from,
         path=path,
         epoch=manifest.epoch,
         created=manifest.created,
@@ -175,7 +192,7 @@ def write(snapshot: Snapshot, draft: Path, epoch: int, parent: int | None) -> in
     files[HOST] = File(write_durably(draft / HOST, snapshot.host), len(snapshot.host))
     fault("before_manifest")
     manifest = Manifest(
-        format=FORMAT,
+        format=1 if snapshot.migrated_from is None else FORMAT,
         step=snapshot.step,
         epoch=epoch,
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -186,6 +203,7 @@ def write(snapshot: Snapshot, draft: Path, epoch: int, parent: int | None) -> in
         files=files,
         tensors=tensors,
         config=snapshot.config,
+        migrated_from=snapshot.migrated_from,
     )
     text = encode_manifest(manifest, draft)
     write_durably(draft / MANIFEST, text)

@@ -42,6 +42,17 @@ from stream_rnn.checkpoint.snapshot import (
 _log = logging.getLogger(__name__)
 
 
+def last_epoch(directory: Path) -> int:
+    """The highest epoch that left a trace; a lost epoch file must not let it fall back."""
+    epochs = [read_epoch(directory) or 0]
+    for path in snapshots(directory):
+        try:
+            epochs.append(read_manifest(path).epoch)
+        except CheckpointError:
+            continue  # `Store.newest` reports it
+    return max(epochs)
+
+
 class Store:
     """The state folder of one process: `open`, `newest`, `save`..., `close`.
 
@@ -74,21 +85,11 @@ class Store:
                 sync_folder(self.directory.parent)
             self._lock = take_lock(self.directory, wait_s)
             try:
-                self.epoch = self._last_epoch() + 1
+                self.epoch = last_epoch(self.directory) + 1
                 write_epoch(self.directory, self.epoch)
             except BaseException:
                 self.close()
                 raise
-
-    def _last_epoch(self) -> int:
-        """The highest epoch that left a trace; a lost epoch file must not let it fall back."""
-        epochs = [read_epoch(self.directory) or 0]
-        for path in snapshots(self.directory):
-            try:
-                epochs.append(read_manifest(path).epoch)
-            except CheckpointError:
-                continue  # `newest` reports it
-        return max(epochs)
 
     def newest(self) -> Loaded | None:
         """Return the newest snapshot that verifies; `None` in a folder without snapshots.

@@ -44,9 +44,19 @@ def read_tensors(path: Path, promised: dict[str, TensorInfo]) -> dict[str, Tenso
                         f"{tensor.dtype} {tensor.shape}"
                     )
             # Cloned: what safetensors returns may be mapped memory of a file that gets pruned.
-            return {name: file.get_tensor(name).clone() for name in promised}
+            tensors = {name: file.get_tensor(name).clone() for name in promised}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as safetensors: {error}") from error
+    for name, tensor in tensors.items():
+        if not _is_finite(tensor):  # the writer refuses them: somebody else wrote this
+            raise CheckpointError(f"{path}: tensor {name[:80]!r} holds non-finite values")
+    return tensors
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    import torch
+
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
 def encode_tensors(tensors: Mapping[str, Tensor], step: int) -> tuple[bytes, dict[str, TensorInfo]]:
@@ -56,7 +66,6 @@ def encode_tensors(tensors: Mapping[str, Tensor], step: int) -> tuple[bytes, dic
         CheckpointError: a dtype that cannot be saved, or non-finite values.
         ValueError: anything else that safetensors refuses.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import save
 
@@ -68,7 +77,7 @@ def encode_tensors(tensors: Mapping[str, Tensor], step: int) -> tuple[bytes, dic
         if dtype not in _DTYPES:
             raise CheckpointError(f"tensor {name!r}: dtype {dtype} cannot be saved")
         copy = tensor.detach().to("cpu").contiguous()
-        if copy.is_floating_point() and not bool(torch.isfinite(copy).all()):
+        if not _is_finite(copy):
             raise CheckpointError(
                 f"tensor {name!r} of step {step} holds non-finite values; the snapshots "
                 "before it are kept, start from one of them"

@@ -17,6 +17,7 @@ from stream_rnn.credit.truncation import Estimator, truncation
 from stream_rnn.credit.window import Window
 from stream_rnn.lane_state import rows
 from stream_rnn.linearization import Linearization
+from stream_rnn.saved import counted
 
 ABSURD = 1e100  # a larger phi is no sample: the sums stay finite, and a snapshot takes them
 
@@ -173,7 +174,7 @@ class AdaptiveTbptt(Window):
                 f"credit state 'phi_T': expected {tuple(self._phi_T.shape)}, "
                 f"got {tuple(state['phi_T'].shape)}"
             )
-        ticks, window = int(state["ticks"]), int(state["window"])
+        ticks, window = (counted(state, name, 2**62) for name in ("ticks", "window"))
         for name, value, least, most in (
             ("ticks", ticks, 0, self.adapt_every - 1),
             ("window", window, self.k_min, self.k_max),

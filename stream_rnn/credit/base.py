@@ -115,6 +115,12 @@ class Credit(ABC):
                     f"credit state {name!r}: expected {tuple(mine.shape)}, "
                     f"got {tuple(state[name].shape)}"
                 )
+            # the native library reads memory as what it should be
+            dtypes = (torch.float32, torch.float64) if mine.is_floating_point() else (mine.dtype,)
+            if state[name].dtype not in dtypes:
+                raise ValueError(
+                    f"credit state {name!r}: expected {mine.dtype}, got {state[name].dtype}"
+                )
         for name, mine in self.lane_state.items():
             self.lane_state[name] = state[name].detach().to(mine.device, copy=True)
 

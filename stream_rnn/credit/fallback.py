@@ -16,6 +16,7 @@ from typing_extensions import override
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit
 from stream_rnn.linearization import Linearization
+from stream_rnn.saved import counted
 
 
 class Still(Credit):
@@ -167,9 +168,7 @@ class Fallback(Credit):
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if "level" not in state:
-            raise ValueError("credit state 'level' is missing")
-        level = int(state["level"])
+        level = counted(state, "level", 2**62)
         self._require(level)
         for i, rung in enumerate(self.rungs):
             prefix = f"{i}."

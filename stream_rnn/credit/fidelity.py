@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from stream_rnn.linearization import Linearization
+from stream_rnn.saved import counted
+
+LONGEST = 10_000
+"""Ticks that are copied at once, at most: each takes a copy of the recurrent weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Fidelity:
     def __init__(self, window: int = 64, every: int = 4096) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
+        if window > LONGEST:
+            raise ValueError(f"window must be at most {LONGEST}, got {window}")
         if every < window:
             raise ValueError(f"every must be at least window ({window}), got {every}")
         self.window = window
@@ -67,7 +73,7 @@ class Fidelity:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave; empty: a period begins (it was not probed before)."""
-        self._ticks = int(state["ticks"]) % self.every if state else 0
+        self._ticks = counted(state, "ticks", 2**62) % self.every if state else 0
         self._kept.clear()
 
     def observe(

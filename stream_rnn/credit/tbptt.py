@@ -14,6 +14,7 @@ from typing_extensions import override
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.window import Window
 from stream_rnn.linearization import Linearization
+from stream_rnn.saved import counted
 
 
 class Tbptt(Window):
@@ -79,10 +80,9 @@ class Tbptt(Window):
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        if "ticks" not in state:
-            raise ValueError("credit state 'ticks' is missing")
+        ticks = counted(state, "ticks", self.every)
         super().load_state_dict(state)
-        self._ticks = int(state["ticks"])
+        self._ticks = ticks
 
     def _pay(self) -> Tensor:
         """Carry everything owed back through the window; one matrix product at the end."""

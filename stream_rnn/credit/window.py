@@ -43,6 +43,9 @@ class Window(Credit):
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        newest_B = state.get("newest_B")
+        if newest_B is not None and not bool(((newest_B >= 0) & (newest_B < self.slots)).all()):
+            raise ValueError(f"credit state 'newest_B': expected slots in 0..{self.slots - 1}")
         super().load_state_dict(state)
         self._lanes = self._lanes.to(self.lane_state["newest_B"].device)
 

@@ -19,6 +19,7 @@ from stream_rnn.engine.block import Item, OpenBlock
 from stream_rnn.engine.frames import Frames, Tick, moved, tick_of
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Pending, Scored
+from stream_rnn.features.saved import count
 from stream_rnn.features.values import BadEvent
 from stream_rnn.lanes import Batching, Lanes
 from stream_rnn.learner import Learner
@@ -308,7 +309,7 @@ class Engine:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave; raises ValueError or KeyError on another model's."""
-        self.step, self.ordinal = int(state["step"]), int(state["ordinal"])
+        self.step, self.ordinal = (count(state[name], name) for name in ("step", "ordinal"))
         self.task.load_state_dict(state["task"])
         self.lanes.load_state_dict(state["lanes"])
         self._pending.load_state_dict(state["pending"])

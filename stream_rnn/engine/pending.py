@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream_rnn.features.per_lane import PerLane
+from stream_rnn.features.saved import items, row
 from stream_rnn.tasks import Task
 
 
@@ -39,8 +40,16 @@ class Pending:
         self._task = task
         self._waiting: PerLane[deque[tuple[str, list[float]]]] = PerLane(
             saved=list,
-            restored=lambda queue: deque((str(name), [float(v) for v in p]) for name, p in queue),
+            restored=self._restored,
         )
+
+    def _restored(self, queue: object) -> deque[tuple[str, list[float]]]:
+        place, width = "predictions not yet due", self._task.natural_width
+        waiting: deque[tuple[str, list[float]]] = deque()
+        for pair in items(queue, place, most=self._task.horizon):
+            name, prediction = items(pair, place, 2, 2)
+            waiting.append((str(name), row(prediction, place, width)))
+        return waiting
 
     def settle(
         self, lane: int, name: str, prediction: list[float], target: list[float] | int | None

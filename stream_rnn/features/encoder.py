@@ -14,9 +14,14 @@ from typing import Any, Literal
 
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.per_lane import PerLane
+from stream_rnn.features.saved import count, finite, texts
 from stream_rnn.features.scaler import NEW_LANE, Scales
 from stream_rnn.features.values import BadEvent, category, number
 from stream_rnn.spi import Record
+
+ISSUES = {"missing", "wrong_type", "non_finite", "absurd", "unknown_class", "bad_key"}
+ISSUES |= {"extra", "clipped", "unknown_category"}
+"""What is counted: a closed set, as each is a metric's label."""
 
 
 class Features:
@@ -227,6 +232,8 @@ class Features:
         return out
 
     def _past(self, name: str, values: Sequence[float] = ()) -> deque[float]:
+        if values:
+            values = [finite(value, f"the history of {name}") for value in values]
         return deque(values, maxlen=self.lags[name][-1] if name in self.lags else 1)
 
     def count(self, issue: str) -> None:
@@ -245,6 +252,16 @@ class Features:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
         self._scales.load_state_dict(state["scalers"])
-        self.vocabularies |= {name: list(values) for name, values in state["vocabularies"].items()}
+        known = state["vocabularies"]
+        if set(known) != self._open:
+            raise ValueError(
+                f"state of the categories: of {sorted(known)}, not {sorted(self._open)}"
+            )
+        self.vocabularies |= {
+            name: texts(values, f"the categories of {name}", self.max_categories)
+            for name, values in known.items()
+        }
         self._history.load_state_dict(state["history"])
-        self.issues = dict(state["issues"])
+        self.issues = {name: count(n, "the issues") for name, n in state["issues"].items()}
+        if not self.issues.keys() <= ISSUES:  # a metric's label
+            raise ValueError(f"state of the issues: unknown {sorted(self.issues)[:5]}")

@@ -36,5 +36,7 @@ class PerLane(dict[int, T]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
+        if not all(lane.isdecimal() for lane in state):
+            raise ValueError("state of the lanes: their numbers must not be negative")
         self.clear()
         self.update({int(lane): self._restored(plain) for lane, plain in state.items()})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stream_rnn.features.saved import count, finite, items
 from stream_rnn.features.values import BadEvent
 
 ABSURD_JUMP = 1e9  # no measurement is that many times the largest one seen
@@ -73,8 +74,10 @@ class Scaler:
 
     def load_state_dict(self, state: list[float]) -> None:
         """Take what `state_dict` gave."""
-        n, self.mean, self.var, self.largest = state
-        self.n = int(n)
+        n, mean, var, largest = items(state, "a scale", 4, 4)
+        self.n = count(int(finite(n, "a scale", 0)), "a scale")
+        self.mean = finite(mean, "a scale")
+        self.var, self.largest = finite(var, "a scale", 0), finite(largest, "a scale", 0)
 
 
 NEW_LANE = -1
@@ -133,6 +136,8 @@ class Scales:
         """Take what `state_dict` gave; raises KeyError for a field that is none of ours."""
         self._of_lane = {}
         for lane, fields in state.items():
+            if int(lane) < 0 or (int(lane) and not self._by_lane):
+                raise ValueError(f"state of the scales: there is no lane {lane[:20]!r}")
             scalers = self.of(int(lane))
             for name, numbers in fields.items():
                 scalers[name].load_state_dict(numbers)

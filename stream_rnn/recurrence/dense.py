@@ -124,5 +124,9 @@ class Dense(Recurrence):
         for name, mine in ({"W_ZM": self.W_ZM} | self._own).items():
             take(mine, state, name)
         self.credit.load_state_dict(part(state, "credit."))
+        for name, tensor in self.credit.lane_state.items():
+            is_fresh = tensor.dtype == torch.float32 and not bool(tensor.any())  # of a rung unused
+            if tensor.is_floating_point() and tensor.dtype != self.W_ZM.dtype and not is_fresh:
+                raise ValueError(f"credit state {name!r}: {tensor.dtype}, not {self.W_ZM.dtype}")
         if self.fidelity is not None:
             self.fidelity.load_state_dict(part(state, "fidelity."))

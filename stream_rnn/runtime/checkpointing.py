@@ -29,6 +29,16 @@ from stream_rnn.spi import Guarantee, Source
 
 SOURCE = "source"
 LAST_SNAPSHOT_S = 60.0
+UNFIT = (
+    CheckpointError,
+    ValueError,  # also msgspec's and JSON's
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # torch's, and too deep a recursion
+)
+"""What a state that belongs to another model, or is nonsense, makes its readers raise."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +111,7 @@ class Checkpointing:
         self._in_flight: deque[int] = deque()  # ordinals, until their result is collected
         self._durable_ordinal = -1  # of the newest one known to be durable
         self._durable_at: float | None = None
+        self._migrated_from: dict[str, Any] | None = None  # until a snapshot says so
 
     def restore(self, loaded: Loaded) -> None:
         """Continue from a snapshot; raises ConfigError if it does not fit this model."""
@@ -109,14 +120,22 @@ class Checkpointing:
             host = msgspec.json.decode(loaded.host)
             engine.learner.load_state_dict(dict(loaded.tensors))
             engine.load_state_dict(host["engine"])
+            if engine.step != loaded.step:
+                raise ValueError(f"host state of step {engine.step} in step {loaded.step}")
             self._governor.load_state_dict(host["governor"])
             engine.positions = dict(loaded.positions.get(SOURCE, {}))
-        except (CheckpointError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UNFIT as error:
             raise ConfigError(
                 f"[state] {loaded.path}: the snapshot does not fit this model: {error!r}; "
                 "give it another [state] dir, or start over with --fresh (the old state is kept)"
             ) from error
         self._saved_ordinal = self._durable_ordinal = engine.ordinal
+        if self._migrated_from is not None:  # not durable as this model's yet
+            self._durable_ordinal -= 1
+
+    def begin_as(self, origin: dict[str, Any] | None) -> None:
+        """Before `restore` of a migrated state: the first snapshot records where it is from."""
+        self._migrated_from = origin
 
     def open(self, stack: ExitStack) -> None:
         """Make ready to write; `stack` closes it."""
@@ -168,6 +187,7 @@ class Checkpointing:
             fingerprint=self.identity.fingerprint,
             config=self.identity.model,
             execution=self.identity.execution,
+            migrated_from=self._migrated_from,
         )
         taken = self._writer.submit(snapshot)
         if taken:
@@ -190,6 +210,7 @@ class Checkpointing:
                 self._metrics.snapshot_bytes = result.size_bytes
                 self._durable_at = self._clock()
                 self._durable_ordinal = ordinal
+                self._migrated_from = None
             else:
                 self._failed(result)
 

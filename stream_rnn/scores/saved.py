@@ -10,7 +10,8 @@ from msgspec import Meta, Struct
 from stream_rnn.spi import SettingError
 
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]  # refuses NaN and infinities in a state
-Count = Annotated[int, Meta(ge=0)]
+Weight = Annotated[float, Meta(ge=0, le=1.7e308)]
+Count = Annotated[int, Meta(ge=0, le=2**62)]
 
 T = TypeVar("T")
 

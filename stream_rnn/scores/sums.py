@@ -7,17 +7,17 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from stream_rnn.scores.saved import Count, Finite
+from stream_rnn.scores.saved import Count, Finite, Weight
 
 
 class NumericSums(Struct, forbid_unknown_fields=True):
     """What the numeric metrics of one target are made of; `keep` < 1 forgets exponentially."""
 
-    n: Finite = 0.0
+    n: Weight = 0.0
     loss: Finite = 0.0
     absolute: Finite = 0.0
-    squared: Finite = 0.0
-    size: Finite = 0.0  # sum |target|
+    squared: Weight = 0.0
+    size: Weight = 0.0  # sum |target|
     mean: Finite = 0.0  # of the target, by Welford's recurrence
     spread: Finite = 0.0  # sum of squares about the mean
 
@@ -54,13 +54,13 @@ class Pair(Struct, forbid_unknown_fields=True):
     baseline: NumericSums
     recent: NumericSums
     errors: Count = 0  # since the first event, warm-up included: the baseline's own std
-    squared_errors: Finite = 0.0
+    squared_errors: Weight = 0.0
 
 
 class ClassSums(Struct, forbid_unknown_fields=True):
     """Events, hits, and nats of surprise."""
 
-    n: Finite = 0.0
+    n: Weight = 0.0
     hits: Finite = 0.0
     nats: Finite = 0.0
 

@@ -141,6 +141,19 @@ class Task(ABC):
     ) -> float | None:
         """Score the prediction that fell due; the baselines learn the target. Returns the loss."""
 
+    def input_names(self) -> list[str]:
+        """What each of the I inputs is: two models that agree on a name mean the same."""
+        return self.features.names()
+
+    @abstractmethod
+    def output_names(self) -> list[str]:
+        """What each output of the read-out is, likewise."""
+
+    @property
+    @abstractmethod
+    def natural_width(self) -> int:
+        """Numbers in a prediction in the stream's units."""
+
     @abstractmethod
     def describe(self) -> str:
         """One line for the banner."""

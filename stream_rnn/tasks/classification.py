@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.saved import count
 from stream_rnn.features.values import category
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step, require_no_leak, require_no_target
@@ -47,7 +48,9 @@ class Classification(Symbols):
         features.expect(target)
         self.target = target
         self._use_previous = previous_target
-        self._previous = self.remember("previous", int, int)
+        self._previous = self.remember(
+            "previous", int, lambda index: count(index, "a class", self.room - 1)
+        )
         self.inputs = features.width + (self.room if previous_target else 0)
 
     @override
@@ -75,6 +78,11 @@ class Classification(Symbols):
         self._admit(index, symbol)
         self._previous[lane] = index
         return [Step(x, [float(index)], index, known=known, weight=weight)]
+
+    @override
+    def input_names(self) -> list[str]:
+        previous = self._labels("previous class") if self._use_previous else []
+        return super().input_names() + previous
 
     @override
     def describe(self) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.saved import items, row
 from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step
@@ -53,7 +54,15 @@ class Forecast(Numeric):
         super().__init__(features, target, horizon, loss, tau, season, lanes, warmup, weight)
         self.inputs = features.width
         self.difference = difference
-        self._past = self.remember("past", list, lambda past: deque(past, maxlen=horizon))
+        width = len(self.targets)
+        self._past = self.remember(
+            "past",
+            list,
+            lambda past: deque(
+                (row(each, "past targets", width) for each in items(past, "past targets")),
+                maxlen=horizon,
+            ),
+        )
 
     @override
     def check(self, record: Record) -> None:
@@ -87,6 +96,10 @@ class Forecast(Numeric):
         y = None if change is None else self._standardize(change, scales)
         from_now = tuple((m + v, s) for v, (m, s) in zip(values, scales, strict=True))
         return [Step(x, y, values, from_now, weight=weight)]
+
+    @override
+    def _learned(self, target: str) -> str:
+        return f"change of {target}" if self.difference else f"coming {target}"
 
     @override
     def persist(self) -> dict[int, int]:

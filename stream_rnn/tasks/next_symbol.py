@@ -92,5 +92,9 @@ class NextSymbol(Symbols):
         return [Step(self._one_hot(i) + rest, [float(i)], i, known=known) for i in indices]
 
     @override
+    def input_names(self) -> list[str]:
+        return self._labels("symbol") + super().input_names()
+
+    @override
     def describe(self) -> str:
         return f"next {self.unit} of {self.field} ({self.room} symbols)"

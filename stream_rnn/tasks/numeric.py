@@ -16,6 +16,9 @@ from stream_rnn.tasks.base import Objective, Scale, Step, Task, require_no_targe
 
 LossName = Literal["l1", "squared", "quantile", "gaussian"]
 
+LONGEST_SEASON = 1_000_000
+"""Events: the seasonal baseline remembers as many targets of each lane."""
+
 
 class Numeric(Task):
     """What forecast and regression share: standardized targets and numeric scores."""
@@ -36,6 +39,8 @@ class Numeric(Task):
         self.targets = (target,) if isinstance(target, str) else tuple(target)
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"target: expected one field, or several different, got {target!r}")
+        if season is not None and season > LONGEST_SEASON:
+            raise ValueError(f"season must be at most {LONGEST_SEASON}, got {season}")
         require_no_target(weight, self.targets)
         features.expect(*self.targets)
         self._single = isinstance(target, str)
@@ -82,6 +87,20 @@ class Numeric(Task):
         means = [o * s + m for o, (m, s) in zip(outputs[:n], step.scales, strict=True)]
         stds = [o * s for o, (_, s) in zip(outputs[n:], step.scales, strict=False)]
         return means + stds
+
+    @override
+    def output_names(self) -> list[str]:
+        names = [self._learned(target) for target in self.targets]
+        return names + [f"log std of {name}" for name in names if self._loss == "gaussian"]
+
+    def _learned(self, target: str) -> str:
+        """What the network learns of a target."""
+        return target
+
+    @property
+    @override
+    def natural_width(self) -> int:
+        return len(self.output_names())
 
     @override
     def publish(self, natural: Sequence[float], step: Step) -> Any:

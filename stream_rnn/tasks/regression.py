@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.saved import row
 from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Step, require_no_leak
@@ -44,7 +45,9 @@ class Regression(Numeric):
     ) -> None:
         super().__init__(features, target, 0, loss, tau, season, lanes, warmup, weight)
         require_no_leak(features, self.targets)
-        self._previous = self.remember("previous", list[float], list[float])
+        self._previous = self.remember(
+            "previous", list[float], lambda values: row(values, "a target", len(self.targets))
+        )
         self._use_previous = previous_target
         self.inputs = features.width + (len(self.targets) if previous_target else 0)
 
@@ -79,6 +82,11 @@ class Regression(Numeric):
             self._learn_scales(values, lane)
             self._previous[lane] = values
         return [Step(x, y, values, scales, weight=weight)]
+
+    @override
+    def input_names(self) -> list[str]:
+        previous = [f"previous {name}" for name in self.targets if self._use_previous]
+        return super().input_names() + previous
 
     @override
     def persist(self) -> dict[int, int]:

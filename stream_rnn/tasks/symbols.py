@@ -8,6 +8,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.saved import texts
 from stream_rnn.features.values import BadEvent
 from stream_rnn.scores import ClassScores
 from stream_rnn.tasks.base import Objective, Step, Task
@@ -33,6 +34,8 @@ class Symbols(Task):
         self._fixed = vocabulary is not None
         self.symbols = list(dict.fromkeys(vocabulary or ()))
         self.room = len(self.symbols) if self._fixed else room
+        if self.room > 100_000:
+            raise ValueError(f"at most 100000 classes are possible, got {self.room}")
         if self.room < 2:
             raise ValueError(f"at least 2 classes are needed, got {self.room}")
         if self.room == 2:
@@ -65,6 +68,24 @@ class Symbols(Task):
         if index is not None:
             row[index] = 1.0
         return row
+
+    def _labels(self, field: str) -> list[str]:
+        """One for each class there is room for; those learned as they come go by their number."""
+        if self._fixed:
+            return [f"{field}={symbol}" for symbol in self.symbols]
+        return [f"{field}#{i}" for i in range(self.room)]
+
+    @override
+    def output_names(self) -> list[str]:
+        labels = self._labels("class")
+        if self.objective.kind == "bernoulli":
+            return [f"{labels[1]} rather than {labels[0]}"]
+        return labels
+
+    @property
+    @override
+    def natural_width(self) -> int:
+        return self.room
 
     @override
     def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
@@ -105,7 +126,7 @@ class Symbols(Task):
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        symbols = [str(symbol) for symbol in state["symbols"]]
+        symbols = texts(state["symbols"], "the classes", self.room)
         if len(symbols) > self.room or (self._fixed and symbols != self.symbols):
             raise ValueError(f"classes: the snapshot has {symbols[:8]}, not {self.symbols[:8]}")
         self.symbols = symbols

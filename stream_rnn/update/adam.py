@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,13 @@ class Adam(Update):
             state[f"m.{i}"] = torch.zeros_like(param)
             state[f"v.{i}"] = torch.zeros_like(param)
         return state
+
+    @override
+    def load_state_dict(self, params: Sequence[Tensor], state: Mapping[str, Tensor]) -> None:
+        for name, tensor in state.items():  # a root of one of them would be no number
+            if (name == "count" or name.startswith("v.")) and bool((tensor < 0).any()):
+                raise ValueError(f"update state {name!r}: must not be negative")
+        super().load_state_dict(params, state)
 
     @override
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:

@@ -61,6 +61,10 @@ class Update(ABC):
         """A fused tick made this update's step: the norm of the gradients it saw."""
         self._norm = norm
 
+    def fresh_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What `state_dict` would give before the first step if it were made for `params` now."""
+        return self._initial_state(params)
+
     @abstractmethod
     def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
         """Fresh state for `params`."""

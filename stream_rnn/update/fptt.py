@@ -53,6 +53,11 @@ class Fptt(Update):
         return state | {f"lam.{i}": torch.zeros_like(param) for i, param in enumerate(params)}
 
     @override
+    def fresh_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        inner = self.inner.fresh_state(params)
+        return self._initial_state(params) | {f"{INNER}{k}": v for k, v in inner.items()}
+
+    @override
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
         self._params = params
         means, lams = self._of("mean", params), self._of("lam", params)

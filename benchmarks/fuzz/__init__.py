@@ -1,0 +1,1 @@
+"""Seeded mutation fuzzing of everything that comes from outside: `make fuzz`."""
