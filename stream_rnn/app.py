@@ -35,6 +35,7 @@ from stream_rnn.health import Governor
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.ladder import Ladder
 from stream_rnn.lanes import Lanes
+from stream_rnn.overload import Overload
 from stream_rnn.readers.readers import Readers
 from stream_rnn.readers.replica import Replica
 from stream_rnn.readers.zeromq import ReadersSocket
@@ -57,6 +58,7 @@ class Job:
     governor: Governor
     state: State
     limits: Limits
+    overload: Overload
     metrics: MetricsTable | None
     readers: Readers | None
     readers_socket: ReadersSocket | None
@@ -110,13 +112,14 @@ def build(
     """
     settings.require_sound(tables)
     limits = config.build("[limits]", tables.get("limits", {}), Limits)
+    overload = settings.build_overload(tables)
     state = settings.build_state(tables)
     letters = config.build("[dead_letter]", tables.get("dead_letter", {}), DeadLetters)
     metrics = None
     if "metrics" in tables:
         metrics = config.build("[metrics]", tables["metrics"], MetricsTable)
     source = build_source(tables)
-    codec, codec_name = _codec(tables, source, limits)
+    codec, codec_table = _codec(tables, source, limits)
     journaling = journaled(tables, source, state)
 
     lane_table = config.build("[lanes]", tables.get("lanes", {}), LanesTable)
@@ -125,8 +128,9 @@ def build(
     plan = config.build("[learner]", tables.get("learner", {}), LearnerTable)
     kind = choices.kind_of(tables.get("learner", {}))
     model = assemble(plan, kind, task, lanes.capacity, seed)
+    _degrade(overload, model.governor)
     effective = written | {
-        "codec": {"kind": codec_name},
+        "codec": codec_table,
         "lanes": {
             "key": lane_table.key,
             "capacity": lanes.capacity,
@@ -172,22 +176,26 @@ def build(
         governor=model.governor,
         state=state,
         limits=limits,
+        overload=overload,
         metrics=metrics,
         readers=readers,
         readers_socket=socket,
         model=effective,
         fingerprint=fingerprint(effective),
         execution=model.execution,
-        banner=banner.lines(
-            journaling,
-            task,
-            model,
-            sinks,
-            letter_path,
-            state,
-            metrics,
-            journaling.promise() if isinstance(journaling, JournaledSource) else None,
-        ),
+        banner=[
+            *banner.lines(
+                journaling,
+                task,
+                model,
+                sinks,
+                letter_path,
+                state,
+                metrics,
+                journaling.promise() if isinstance(journaling, JournaledSource) else None,
+            ),
+            *banner.overload_lines(overload, journaling),
+        ],
     )
 
 
@@ -269,11 +277,33 @@ def task_of(model: Mapping[str, Any]) -> Task:
     return config.build("[task]", model["task"], TASKS[kind], features=features, lanes=n_lanes)
 
 
-def _codec(tables: Mapping[str, Any], source: Source, limits: Limits) -> tuple[Codec, str]:
-    name = tables.get("codec", {}).get("kind", source.codec)
-    if set(tables.get("codec", {})) - {"kind"}:
+def _codec(
+    tables: Mapping[str, Any], source: Source, limits: Limits
+) -> tuple[Codec, dict[str, Any]]:
+    table = tables.get("codec", {})
+    name = table.get("kind", source.codec)
+    if ":" in name:  # one of the user's own
+        own = config.resolve("[codec]", name, object, None)
+        if not callable(getattr(own, "decode", None)):
+            raise ConfigError(f"[codec] kind = {name!r}: it has no method decode(data)")
+        codec: Codec = config.build("[codec]", table, own)  # type: ignore[assignment]
+        return codec, dict(table)
+    if set(table) - {"kind"}:
         raise ConfigError(f"[codec] unknown key (known: kind): {sorted(tables['codec'])}")
-    return _checked("[codec]", lambda: codec_by_name(name, limits.event_bytes)), name
+    made = _checked("[codec]", lambda: codec_by_name(name, limits.event_bytes))
+    return made, {"kind": name}
+
+
+def _degrade(overload: Overload, governor: Governor) -> None:
+    """Let what waits move the ladder, where that was asked for."""
+    if overload.policy != "degrade":
+        return
+    if governor.levels < 2:
+        raise ConfigError(
+            '[overload] policy = "degrade" needs rungs to go down to: give [learner] a fallback, '
+            'e.g. fallback = ["readout", "frozen"]'
+        )
+    governor.limit_lag(overload.limit)
 
 
 def _plug_in(place: str, table: Mapping[str, Any], base: type[T], group: str) -> T:

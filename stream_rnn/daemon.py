@@ -125,6 +125,7 @@ def make_runtime(
         poll_events=job.limits.poll_events,
         gone_s=job.limits.gone_s,
         unsaved_s=job.limits.unsaved_s,
+        overload=job.overload,
     )
     metrics.loop_age_seconds = runtime.watch.silent_s
     metrics.ready = lambda: float(not runtime.watch.ready())

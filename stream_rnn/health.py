@@ -104,6 +104,11 @@ class Governor:
         """The rung in use, 0 the primary; `reason` says why it was last changed."""
         return self._path[-1]
 
+    def limit_lag(self, events: int) -> None:
+        """Move down too when more than `events` wait, unless such a limit was given."""
+        if self._limits["lag_events"] is None:
+            self._limits["lag_events"] = events
+
     @property
     def wants_noise(self) -> bool:
         """Whether the coming `observe` reads the noise, which synchronizes the device."""

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from stream_rnn.credit.base import Noisy
 from stream_rnn.credit.fallback import Fallback
 from stream_rnn.learner import Learner, Teaches
+from stream_rnn.teaching import Teaching
 
 BELOW: dict[str, Teaches] = {"readout": "readout", "frozen": "nothing"}
 """The rungs below every credit rule, from the top down, and what is taught there."""
@@ -54,7 +55,7 @@ class Ladder:
         self.level = 0
         self.names = (*rules, *below)
         self._n_rules = len(rules)
-        self._learner = learner
+        self.teaching = Teaching(learner)  # others may restrict it further
         self._fallbacks = tuple(fallbacks)
 
     @property
@@ -86,7 +87,7 @@ class Ladder:
             raise ValueError(f"level must be in 0..{self.levels - 1}, got {level}")
         for fallback in self._fallbacks:
             fallback.move(min(level, self._n_rules))  # one past its last rung W stands still
-        self._learner.teaches = "all" if level < self._n_rules else BELOW[self.names[level]]
+        self.teaching.ask("fallback", "all" if level < self._n_rules else BELOW[self.names[level]])
         self.level = level
 
     def noise(self) -> float | None:

@@ -26,7 +26,9 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-ACCIDENTS = ("decode", "features", "learn")  # where an event can be refused
+from stream_rnn.overload import SHEDDING
+
+ACCIDENTS = ("decode", "features", "learn", "poison")  # where an event can be refused
 ISSUES = (
     "missing",
     "extra",
@@ -40,7 +42,7 @@ ISSUES = (
 )
 TIMED = ("wait", "receive", "decode", "features", "step", "emit", "snapshot_copy")
 FILLS = ("empty", "part", "full")  # what a poll brought of what it asked for
-SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback")
+SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback", "overload")
 TRIGGERS = ("unsound", "noise", "slow", "lag")  # what leads down the ladder
 MOVES = (*(("down", trigger) for trigger in TRIGGERS), ("up", "calm"))
 READ = ("answered", "refused", "busy", "unpublished", "failed")
@@ -139,6 +141,12 @@ class Metrics(Collector):
     )
     feature_issues: dict[str, int] = _counter(
         "Field values that were not as configured.", "issue", ISSUES
+    )
+    shed: dict[str, int] = _counter(
+        "Events given up because too many waited, by policy ([overload]).", "policy", SHEDDING
+    )
+    waiting_events: Gauge = _gauge(
+        "Events received and not yet taken in; NaN: the source keeps them ([overload] block)."
     )
     lag_events: Gauge = _gauge("Events the source holds that are not applied; NaN: unknown.")
     lag_seconds: Gauge = _gauge("Time the source is behind its producer; NaN: unknown.")

@@ -28,6 +28,7 @@ from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.encoder import Features
 from stream_rnn.health import Governor
 from stream_rnn.least_squares import LeastSquaresHead
+from stream_rnn.overload import Overload
 from stream_rnn.recurrence import RECURRENCES
 from stream_rnn.spi import Sink, Source
 from stream_rnn.tasks import TASKS
@@ -156,6 +157,9 @@ def _sections() -> Iterator[str]:
         yield _section(f'`kind = "{name}"`', source, promise)
     yield "## `[codec]`\n\nHow bytes become a record.\n"
     rows = [f"| `{name}` | {_summary(made)} |" for name, made in codec.CODECS.items()]
+    rows.append(
+        '| `"module:Class"` | one of your own: a class with `decode(data: bytes) -> dict` |'
+    )
     yield "\n".join(["| `kind` | Meaning |", "|---|---|", *rows, ""])
     yield "## `[task]`\n\nWhat is to be learned. A prediction is made, scored, then learned from.\n"
     for name, task in TASKS.items():
@@ -192,6 +196,7 @@ def _sections() -> Iterator[str]:
         ("journal", settings.JournalTable),
         ("dead_letter", settings.DeadLetters),
         ("limits", settings.Limits),
+        ("overload", Overload),
         ("metrics", settings.MetricsTable),
         ("readers", settings.ReadersTable),
     ):

@@ -12,9 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
-CORE |= {"learner", "ladder", "lane_state", "saved", "native", "plan"}
+CORE |= {"learner", "ladder", "teaching", "lane_state", "saved", "native", "plan"}
 AT_THE_SIDE = {"scores", "report", "console", "health", "river_state", "tasks"}
-AT_THE_SIDE |= {"checkpoint", "metrics", "codec", "features", "lanes"}
+AT_THE_SIDE |= {"checkpoint", "metrics", "overload", "codec", "features", "lanes"}
 TOP = {
     "app",
     "daemon",
@@ -40,7 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "least_squares": {"head", "saved"},
     "plan": {"native", "cells", "credit", "recurrence", "update", "head"},
     "learner": {"plan", "recurrence", "update", "head", "lane_state", "saved"},
-    "ladder": {"learner", "credit"},
+    "teaching": {"learner"},
+    "ladder": {"learner", "credit", "teaching"},
     **{name: {"spi"} | AT_THE_SIDE for name in AT_THE_SIDE},
     # narrower than their neighbors
     "codec": {"spi"},
@@ -50,12 +51,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "river_state": {"checkpoint"},
     "scores": {"spi", "river_state"},
     "tasks": {"spi", "features", "scores"},
-    "metrics": {"spi"},
+    "metrics": {"spi", "overload"},
+    "overload": set(),
     "health": {"spi"},
     "config": {"spi"},
     "engine": {"spi", "learner", "codec", "features", "lanes", "tasks", "scores"},
     "runtime": {"spi", "config", "engine"} | AT_THE_SIDE,
-    "assembly": {"spi", "config", "lanes", "tasks", "health"} | CORE,
+    "assembly": {"spi", "config", "lanes", "tasks", "health", "overload"} | CORE,
     "journal": {"spi", "checkpoint"},
     "producer": set(),
     "control": {"spi"},

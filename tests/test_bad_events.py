@@ -18,6 +18,7 @@ from stream_rnn.assembly.settings import Limits
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
+from stream_rnn.engine.attempts import Unwatched
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import EndOfStream, Event
 from stream_rnn.testing import ListSink, ScriptedSource
@@ -172,7 +173,8 @@ def test_bad_events_are_counted_and_kept_aside_and_change_nothing_else(
         assert base64.b64decode(letter["data_base64"]) == data[:4096]
         assert 0 < len(letter["reason"]) < 600
     n_undecodable = sum(stage == "decode" for _, stage, _ in told)
-    counts = {"decode": n_undecodable, "features": len(told) - n_undecodable, "learn": 0}
+    counts = {"decode": n_undecodable, "features": len(told) - n_undecodable}
+    counts |= {"learn": 0, "poison": 0}
     assert hit.metrics.events_rejected == hit.metrics.dead_letters == counts
     issues = Counter(issue for _, stage, issue in told if stage == "features")
     before = clean.metrics.feature_issues
@@ -191,7 +193,7 @@ def test_bad_events_are_counted_and_kept_aside_and_change_nothing_else(
 def test_a_step_that_comes_out_unsound_leaves_the_state_as_it_was(tmp_path: Path) -> None:
     runtime = run("forecast", [json.dumps(good(n)).encode() for n in range(20)], tmp_path)
     engine = runtime.engine
-    engine.mark = lambda ordinal: None
+    engine.attempts = Unwatched()  # the mark is closed
     engine.outputs.clear()
     engine.learner.head.V_PF.fill_(1e30)  # as after a bug: no input can do this
     before = {name: t.clone() for name, t in engine.learner.state_dict().items()}

@@ -324,7 +324,7 @@ def test_the_status_page_follows_the_daemon() -> None:
         assert get(server.port, "/livez") == (200, "ok\n")
         status = json.loads(get(server.port, "/status")[1])
         assert status["step"] == 20
-        assert status["events_rejected"] == {"decode": 1, "features": 0, "learn": 0}
+        assert status["events_rejected"] == {"decode": 1, "features": 0, "learn": 0, "poison": 0}
         go_on.set()
         daemon.join(10)
         code, text = get(server.port, "/metrics")

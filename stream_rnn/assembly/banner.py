@@ -9,6 +9,7 @@ from stream_rnn.assembly.choices import spelled
 from stream_rnn.assembly.model import Model
 from stream_rnn.assembly.network import layers_of
 from stream_rnn.assembly.settings import MetricsTable, State
+from stream_rnn.overload import Overload
 from stream_rnn.spi import Guarantee, Sink, Source
 from stream_rnn.tasks import Task
 
@@ -57,4 +58,20 @@ def lines(
     if metrics:
         where = f"{'https' if metrics.certificate else 'http'}://{metrics.address}/"
     said.append(f"  metrics      {where}")
+    return said
+
+
+def overload_lines(overload: Overload, source: Source) -> list[str]:
+    """What a policy other than "block" costs; nothing for "block"."""
+    if overload.policy == "block":
+        return []
+    said = [
+        f"  overload     {overload.policy} beyond {overload.limit} waiting events: what is learned "
+        "depends on the load, so a restart is not bit-identical"
+    ]
+    if source.guarantee is Guarantee.REPLAYABLE:
+        said.append(
+            "  warning      this source can wait: [overload] is unnecessary, and leaves out what "
+            'would otherwise be learned later (policy = "block")'
+        )
     return said

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from stream_rnn import config
 from stream_rnn.config import ConfigError
 from stream_rnn.lanes import Batching
+from stream_rnn.overload import Overload
 
 MOST_READERS = 64  # each has a network of its own
 MOST_THREADS = 1024  # torch starts them all, and dies of too many
@@ -25,6 +26,7 @@ TABLES = {
     "state": "table",
     "dead_letter": "table",
     "limits": "table",
+    "overload": "table",
     "metrics": "table",
     "journal": "table",
     "readers": "table",
@@ -248,6 +250,11 @@ def require_sound(tables: Mapping[str, Any]) -> None:
         for each in table if isinstance(table, list) else [table]:
             if not isinstance(each.get("kind", ""), str):
                 raise ConfigError(f"[{name}] kind: expected a name, got {each['kind']!r}")
+
+
+def build_overload(tables: Mapping[str, Any]) -> Overload:
+    """The `[overload]` alone."""
+    return config.build("[overload]", tables.get("overload", {}), Overload)
 
 
 def build_state(tables: Mapping[str, Any]) -> State:

@@ -1,6 +1,7 @@
 """A test seam: `STREAM_RNN_FAULT=stage:n` kills this process where it matters.
 
-`STAGES` are those of saving a snapshot, `JOURNAL_STAGES` those of writing an event down.
+`SAVING` are the stages of saving a snapshot, `STAGES` all those around an event, `JOURNAL_STAGES`
+those of writing one down.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-STAGES = (
+SAVING = (
     "after_clone",
     "before_write",
     "after_tensors",
@@ -17,6 +18,7 @@ STAGES = (
     "after_rename",
     "before_ack",
 )
+STAGES = (*SAVING, "in_tick")
 JOURNAL_STAGES = (
     "journal_append",
     "journal_before_fsync",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from stream_rnn.engine.attempts import Attempts, Unwatched
 from stream_rnn.engine.block import Item, OpenBlock
 from stream_rnn.engine.frames import Frames, Tick, moved, tick_of
 from stream_rnn.engine.lines import Lines
@@ -24,10 +25,11 @@ from stream_rnn.features.values import BadEvent
 from stream_rnn.lanes import Batching, Lanes
 from stream_rnn.learner import Learner
 from stream_rnn.scores import Drift
-from stream_rnn.spi import Codec, DecodeError, Event, Record
+from stream_rnn.spi import Codec, DecodeError, Event, Position, Record
 from stream_rnn.tasks import Step, Task
 
 STAGES = ("decode", "features", "step", "emit")
+MOST_WARM_UP = 64  # steps, however far ahead is forecast
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Counts:
     scored: int = 0
     replayed: int = 0
     rejected: dict[str, int] = field(
-        default_factory=lambda: {"decode": 0, "features": 0, "learn": 0}
+        default_factory=lambda: {"decode": 0, "features": 0, "learn": 0, "poison": 0}
     )
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
@@ -75,7 +77,7 @@ class Engine:
         source: name that prefixes ids, "" for a single source.
         keep_bytes: of the original payload in a dead letter.
         replayed_until: ordinal up to which events were possibly emitted before.
-        mark: told the ordinal of each event before it is attempted.
+        attempts: told of each event before and after it is attempted; knows which ones not to.
         on_tick: told of each tick, between two of them; may move the fallback ladder.
         on_score: told of each scored prediction: the prediction, its target and its loss.
         drift: watches the losses, or None.
@@ -93,7 +95,7 @@ class Engine:
         source: str = "",
         keep_bytes: int = 4096,
         replayed_until: int = 0,
-        mark: Callable[[int], None] = lambda ordinal: None,
+        attempts: Attempts | None = None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_score: Callable[[list[float], list[float] | int, float], None] | None = None,
         drift: Drift | None = None,
@@ -104,7 +106,7 @@ class Engine:
         self.learner = learner
         self.batching = batching
         self.replayed_until = replayed_until
-        self.mark = mark
+        self.attempts: Attempts = Unwatched() if attempts is None else attempts
         self.on_tick = on_tick
         self.on_score = on_score
         self.drift = drift
@@ -137,10 +139,31 @@ class Engine:
         position = self._open.positions.get(partition)
         return self.positions.get(partition) if position is None else position
 
+    @property
+    def block_size(self) -> int:
+        """Events in a block, at most."""
+        return self._open.size
+
     def feed(self, event: Event) -> None:
         """Take one event; may close a block."""
         start = perf_counter()
+        ordinal = self.fed + 1
+        item = self._decoded(ordinal, event)
+        self.counts.seconds["decode"] += perf_counter() - start
+        is_alone = self.attempts.is_alone(ordinal)
+        if is_alone or not self._open.has_room_for(item):
+            self.close_block()
+        self._open.add(item)
+        if is_alone or self._open.is_full:
+            self.close_block()
+
+    def _decoded(self, ordinal: int, event: Event) -> Item:
         item = Item(event)
+        reason = self.attempts.poison(ordinal, event)
+        if reason is not None:
+            item.letter = self._lines.letter(event, "poison", "killed", reason)
+            return item
+        self.attempts.decoding(ordinal, event)
         try:
             item.record = self.codec.decode(event.data)
             item.key = self.lanes.key_of(event, item.record)
@@ -149,12 +172,37 @@ class Engine:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
             item.letter = self._refused(event, error)
-        self.counts.seconds["decode"] += perf_counter() - start
-        if not self._open.has_room_for(item):
-            self.close_block()
-        self._open.add(item)
-        if self._open.is_full:
-            self.close_block()
+        if self._open.size > 1:
+            self.attempts.decoded()
+        return item
+
+    def pass_over(self, n: int, positions: Position) -> None:
+        """Take `n` events as applied that were shed before they got here.
+
+        Args:
+            n: how many; each counts as an ordinal, so that those of other events do not depend on
+                what was shed.
+            positions: the newest one of each partition.
+        """
+        self.close_block()
+        self.ordinal += n
+        self.positions.update(positions)
+        self.task.features.pass_over(n)
+
+    def warm_up(self) -> None:
+        """Try every path of a tick on made-up events and take it back, bit for bit.
+
+        What is broken for every event, e.g. a native library, shows here, where no event is to
+        blame. Not while a block is open.
+        """
+        learner, frames = self.learner, self._frames
+        kept = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+        frames.clear()
+        frames.put_zeros(0)
+        for _ in range(min(learner.horizon, MOST_WARM_UP) + 1):
+            learner.step(frames.frame()).prediction_BP.tolist()  # sync: an assertion shows now
+        frames.clear()
+        learner.load_state_dict(kept)
 
     def end_of_poll(self) -> None:
         """The source had nothing more for now."""
@@ -168,11 +216,13 @@ class Engine:
     def close_block(self) -> None:
         """Run the open block through the learner."""
         block = self._open.take()
+        if not block:
+            return
         runs: list[_Run] = []
         start = perf_counter()
+        self.attempts.learning(self.ordinal + 1, len(block), block[0].event)
+        self.ordinal += len(block)
         for item in block:
-            self.ordinal += 1
-            self.mark(self.ordinal)
             if item.record is not None and item.letter is None:
                 try:
                     runs.append(self._prepare(item, item.record))
@@ -184,6 +234,7 @@ class Engine:
         self._end_episodes(block)
         start = perf_counter()
         self._finish(block, runs)
+        self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
 
     # One block ------------------------------------------------------------------------------------

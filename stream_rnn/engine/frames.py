@@ -74,6 +74,10 @@ class Frames:
         if self._weight_B is not None:
             self._weight_B[lane] = weight
 
+    def put_zeros(self, lane: int) -> None:
+        """A made-up event of which something can be learned."""
+        self.put(lane, [0.0] * self._x_BI.shape[1], [0.0] * self._y_BQ.shape[1])
+
     def frame(self) -> Frame:
         """What was put since `clear`, on the device; valid until the next `clear`."""
         if self._device.type == "cpu":

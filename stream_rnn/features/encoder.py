@@ -19,6 +19,8 @@ from stream_rnn.features.scaler import NEW_LANE, Scales
 from stream_rnn.features.values import BadEvent, category, number
 from stream_rnn.spi import Record
 
+GAP_SCALE = 10.0  # ln(1 + 22,000) = 10: gaps that matter stay in the range of the other inputs
+
 ISSUES = {"missing", "wrong_type", "non_finite", "absurd", "unknown_class", "bad_key"}
 ISSUES |= {"extra", "clipped", "unknown_category"}
 """What is counted: a closed set, as each is a metric's label."""
@@ -40,6 +42,8 @@ class Features:
         memory: events over which scales fade.
         scaling: "shared" by all lanes, or one scale per "lane".
         max_categories: room for categories learned as they come.
+        gap: one more input that tells how many events were shed ([overload]) since the last one
+            that was taken in: 0 for none, ln(1 + n) / 10 for n, so 1.15 for 100,000.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Features:
         memory: int = 10_000,
         scaling: Literal["shared", "lane"] = "shared",
         max_categories: int = 32,
+        gap: bool = False,
     ) -> None:
         self.numeric = tuple(dict.fromkeys(numeric or ()))
         fixed = categorical if isinstance(categorical, dict) else {}
@@ -78,6 +83,8 @@ class Features:
         self.memory = memory
         self.scaling = scaling
         self.max_categories = max_categories
+        self.gap = gap
+        self._shed = 0  # events, since the last one that was taken in; 0 unless `gap`
         self.issues: dict[str, int] = {}
         self._scales = Scales(self.numeric, memory, by_lane=scaling == "lane")
         self._history: PerLane[dict[str, deque[float]]] = PerLane(
@@ -97,7 +104,8 @@ class Features:
         """I, numbers per event."""
         room = sum(self._room(name) for name in self.vocabularies)
         lags = sum(len(back) for back in self.lags.values())
-        return len(self.numeric) + room + lags + (self.calendar.width if self.calendar else 0)
+        calendar = self.calendar.width if self.calendar else 0
+        return len(self.numeric) + room + lags + calendar + self.gap
 
     def names(self) -> list[str]:
         """One name per number, for the banner and for the persistence prior."""
@@ -110,7 +118,7 @@ class Features:
         names += [f"{field}[-{back}]" for field, all_back in self.lags.items() for back in all_back]
         if self.calendar:
             names += self.calendar.names()
-        return names
+        return [*names, "gap"] if self.gap else names
 
     def encode(self, record: Record, lane: int) -> list[float]:
         """One row of `width` numbers; learns the scales, or raises BadEvent and learns nothing."""
@@ -134,7 +142,18 @@ class Features:
         standardized = dict(zip(self.numeric, row, strict=True))
         for name, choice in chosen.items():
             row += self._one_hot(name, choice)
-        return row + self._lagged(standardized, lane) + time
+        return row + self._lagged(standardized, lane) + time + self._gap()
+
+    def pass_over(self, n: int) -> None:
+        """Events were shed: the next one that is taken in tells how many."""
+        if self.gap:
+            self._shed += n
+
+    def _gap(self) -> list[float]:
+        if not self.gap:
+            return []
+        shed, self._shed = self._shed, 0
+        return [math.log1p(shed) / GAP_SCALE]
 
     def require(self, record: Record) -> None:
         """Raise BadEvent if `encode` would in a lane that starts anew. Changes nothing."""
@@ -247,6 +266,8 @@ class Features:
             "vocabularies": {name: self.vocabularies[name] for name in sorted(self._open)},
             "history": self._history.state_dict(),
             "issues": self.issues,
+            # only where it is asked for, so that other models' states stay as they were
+            **({"shed": self._shed} if self.gap else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -265,3 +286,4 @@ class Features:
         self.issues = {name: count(n, "the issues") for name, n in state["issues"].items()}
         if not self.issues.keys() <= ISSUES:  # a metric's label
             raise ValueError(f"state of the issues: unknown {sorted(self.issues)[:5]}")
+        self._shed = count(state["shed"], "the events shed") if self.gap else 0

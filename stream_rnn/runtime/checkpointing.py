@@ -17,6 +17,7 @@ import msgspec
 
 from stream_rnn.checkpoint.attempt import AttemptMark
 from stream_rnn.checkpoint.files import CheckpointError, Fenced
+from stream_rnn.checkpoint.quarantine import Quarantine
 from stream_rnn.checkpoint.snapshot import Loaded, SavedInfo, Snapshot
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.checkpoint.writer import Failure, SnapshotWriter
@@ -24,6 +25,7 @@ from stream_rnn.config import ConfigError
 from stream_rnn.engine.engine import Engine
 from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
+from stream_rnn.runtime.attempts import Attempts
 from stream_rnn.runtime.outputs import Outputs
 from stream_rnn.spi import Guarantee, Source
 
@@ -106,6 +108,7 @@ class Checkpointing:
         self._metrics = metrics
         self._clock = clock
         self._writer: SnapshotWriter | None = None
+        self._attempts: Attempts | None = None
         self._started_at = self._saved_at = clock()  # _saved_at: of the newest try
         self._saved_ordinal = 0  # of the newest snapshot handed to the writer
         self._in_flight: deque[int] = deque()  # ordinals, until their result is collected
@@ -140,15 +143,27 @@ class Checkpointing:
     def open(self, stack: ExitStack) -> None:
         """Make ready to write; `stack` closes it."""
         if self._store is not None:
-            mark = AttemptMark(self._store.directory / "attempt")
+            directory = self._store.directory
+            mark = AttemptMark(directory / "attempt")
             mark.open()
             stack.callback(mark.close)
-            if self._source.guarantee is not Guarantee.FIRE_AND_FORGET:
+            comes_again = self._source.guarantee is not Guarantee.FIRE_AND_FORGET
+            if comes_again:
                 self._engine.replayed_until = mark.value
-            self._engine.mark = mark.mark
+            attempts = Attempts(
+                mark, Quarantine(directory), counts=comes_again, keep=self._store.keep
+            )
+            attempts.open(self._engine.block_size)
+            self._engine.warm_up()  # before any mark: what fails here is no event's fault
+            self._engine.attempts = self._attempts = attempts
             self._writer = SnapshotWriter(self._store, self._outputs.flush)
             stack.callback(self._writer.close)
         self._started_at = self._saved_at = self._clock()
+
+    def disarm(self) -> None:
+        """The process was told to stop: how it ends says nothing about the event at hand."""
+        if self._attempts is not None:
+            self._attempts.disarm()
 
     def due(self) -> bool:
         """Whether one is due by the count of events: asked after each event."""
@@ -211,6 +226,8 @@ class Checkpointing:
                 self._durable_at = self._clock()
                 self._durable_ordinal = ordinal
                 self._migrated_from = None
+                if self._attempts is not None:
+                    self._attempts.forget_before(ordinal)
             else:
                 self._failed(result)
 

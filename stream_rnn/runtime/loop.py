@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Literal, Protocol
 
+from stream_rnn.checkpoint.faults import fault
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.console import Console
@@ -19,11 +20,13 @@ from stream_rnn.engine.engine import Engine
 from stream_rnn.engine.frames import Tick, numerics
 from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
+from stream_rnn.overload import Overload
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Schedule
 from stream_rnn.runtime.connection import Connection, SourceGone
+from stream_rnn.runtime.intake import Intake, Shed, Taken
 from stream_rnn.runtime.outputs import Outputs
 from stream_rnn.runtime.watch import Watch
-from stream_rnn.spi import Batch, EndOfStream, Guarantee, NotConnected, Sink, Source
+from stream_rnn.spi import EndOfStream, Guarantee, NotConnected, Sink, Source
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +42,25 @@ WHY = {
 }
 
 
+class Teaching(Protocol):
+    """Where others than the ladder ask for less to be learned."""
+
+    @property
+    def restricted_by(self) -> Mapping[str, str]:
+        """Who asks for less than everything."""
+
+    def ask(self, reason: str, teaches: Literal["all", "nothing"]) -> None:
+        """Teach at most this, as far as `reason` is concerned."""
+
+
 class Ladder(Protocol):
     """The rungs that are changed from outside."""
 
     level: int
+
+    @property
+    def teaching(self) -> Teaching:
+        """What is taught."""
 
     def move(self, level: int) -> None:
         """Change to that rung, between two ticks."""
@@ -77,6 +95,7 @@ class Runtime:
         poll_events: events taken at once.
         gone_s: patience with a source that is gone.
         unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
+        overload: what happens when more events come than can be learned.
         clock: seconds, monotonic.
     """
 
@@ -98,6 +117,7 @@ class Runtime:
         poll_events: int = 256,
         gone_s: float = 3600.0,
         unsaved_s: float = 300.0,
+        overload: Overload | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
@@ -112,6 +132,7 @@ class Runtime:
         self.readers: Publisher | None = None  # may be set before `run`
         self._keeps = store is not None
         self._has_moved = False  # on the ladder, since the newest snapshot
+        self.intake = Intake(source, overload or Overload(), rewinds=self._rewinds())
         self.connection = Connection(source, engine, metrics, self, gone_s, clock)
         self.outputs = Outputs(engine, sinks, dead_letters, metrics, self)
         self.checkpointing = Checkpointing(
@@ -132,6 +153,8 @@ class Runtime:
             governor,
             self.checkpointing,
             self.outputs,
+            self.intake,
+            restricted_by=lambda: {} if ladder is None else ladder.teaching.restricted_by,
             rule=rule,
             metrics=metrics,
             console=console,
@@ -172,6 +195,7 @@ class Runtime:
     def stop(self) -> None:
         """Finish the event at hand, snapshot, and return from `run`. Any thread, any signal."""
         self.stopping = True
+        self.checkpointing.disarm()
 
     def nap(self, seconds: float, *, snapshots: bool = True) -> None:
         """Wait, but stay alive: signals, snapshots in flight and the progress line go on."""
@@ -187,8 +211,8 @@ class Runtime:
             start, stage = time.perf_counter(), "wait"
             wanted = int(min(self.poll_events, last - engine.fed))
             try:
-                batch = self.source.poll(wanted, POLL_S)
-                fill = _fill(len(batch.events), wanted)
+                taken = self.intake.poll(wanted, POLL_S)
+                fill = _fill(taken.received, wanted)
                 stage = "receive" if fill == "full" else "wait"  # the others found it drained
             except NotConnected as error:
                 if self._rewinds():
@@ -203,11 +227,13 @@ class Runtime:
                 self.metrics.stage_seconds[stage] += time.perf_counter() - start
             self.connection.delivered()
             self.metrics.polls[fill] += 1
-            self._take(batch)
+            self._take(taken)
             self._housekeeping()
         if self._rewinds():
             engine.drop_open_block()
         else:
+            if self.stopping and engine.fed < last:
+                self._take(self.intake.rest())
             engine.close_block()
             self.outputs.write()
 
@@ -215,11 +241,16 @@ class Runtime:
         """Whether events that no tick has taken in come again."""
         return self.source.guarantee is not Guarantee.FIRE_AND_FORGET
 
-    def _take(self, batch: Batch) -> None:
+    def _take(self, taken: Taken) -> None:
         engine, rewinds = self.engine, self._rewinds()
-        for event in batch.events:
+        if self.ladder is not None and self.intake.policy == "predict_only":
+            self.ladder.teaching.ask("overload", "nothing" if taken.is_over else "all")
+        for event in taken.items:
             if self.stopping and rewinds:  # what cannot come again is learned before we leave
                 break
+            if isinstance(event, Shed):
+                self._pass_over(event)
+                continue
             last = engine.last_fed(event.partition)
             if last is not None and _not_after(event.position, last):
                 self.metrics.duplicates_dropped += 1
@@ -233,13 +264,23 @@ class Runtime:
                 self._snapshot()
         else:
             engine.end_of_poll()
-            if engine.at_boundary and batch.resume:
-                engine.positions = dict(batch.resume)
-        self.metrics.events_in[SOURCE] += len(batch.events)
+            if engine.at_boundary and taken.resume:
+                engine.positions = dict(taken.resume)
+        self.metrics.events_in[SOURCE] += taken.received
         self.outputs.write()
+
+    def _pass_over(self, shed: Shed) -> None:
+        """What was given up counts as applied, and its repetition as a repetition."""
+        newer = {
+            partition: position
+            for partition, position in shed.positions.items()
+            if (last := self.engine.last_fed(partition)) is None or not _not_after(position, last)
+        }
+        self.engine.pass_over(shed.n, newer)
 
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""
+        fault("in_tick")
         self.watch.on_tick(tick)
         governor, ladder = self.governor, self.ladder
         level = governor.observe(
@@ -247,7 +288,7 @@ class Runtime:
             tick.seconds,
             # sync: reads the device, seldom
             noise=ladder.noise() if ladder is not None and governor.wants_noise else None,
-            lag=self.source.lag() if governor.wants_lag else None,
+            lag=self.intake.lag() if governor.wants_lag else None,
         )
         if ladder is None or level == ladder.level:
             return

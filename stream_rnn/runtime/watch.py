@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from stream_rnn import __version__
@@ -16,6 +16,7 @@ from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing
 from stream_rnn.runtime.connection import Connection
 from stream_rnn.runtime.feed import Feed
+from stream_rnn.runtime.intake import Intake
 from stream_rnn.runtime.outputs import Outputs
 from stream_rnn.runtime.showing import Showing
 from stream_rnn.spi import Source
@@ -33,7 +34,8 @@ class Watch:
     `live`, `ready` and `status` answer on any thread, the rest is for the loop's.
 
     Args:
-        source, connection, engine, governor, checkpointing, outputs: what is watched.
+        source, connection, engine, governor, checkpointing, outputs, intake: what is watched.
+        restricted_by: names who asks for less to be learned.
         rule: names the rung of the ladder in use.
         metrics: the daemon's numbers, brought up to date.
         console: where progress is shown.
@@ -52,7 +54,9 @@ class Watch:
         governor: Governor,
         checkpointing: Checkpointing,
         outputs: Outputs,
+        intake: Intake,
         *,
+        restricted_by: Callable[[], Mapping[str, str]],
         rule: Callable[[], str],
         metrics: Metrics,
         console: Console,
@@ -64,6 +68,8 @@ class Watch:
         self._engine = engine
         self._governor = governor
         self._checkpointing = checkpointing
+        self._intake = intake
+        self._restricted_by = restricted_by
         self._rule = rule
         self._metrics = metrics
         self._console = console
@@ -111,7 +117,7 @@ class Watch:
         elif tick.refused:
             m.update_skips["refused"] += 1
         elif self._engine.learner.teaches != "all":
-            m.update_skips["fallback"] += 1
+            m.update_skips[next(iter(self._restricted_by()), "fallback")] += 1
         elif tick.locked:
             m.update_skips["locked"] += 1
         if self.feed.watchers:
@@ -128,7 +134,7 @@ class Watch:
         """Bring metrics and the progress line up to date; `final`: the source is closed."""
         self._publish_engine()
         if not final:
-            lag = self._source.lag()
+            lag = self._intake.lag()
             self._metrics.lag_events = None if lag is None else lag.events
             self._metrics.lag_seconds = None if lag is None else lag.seconds
             self._metrics.notice(SOURCE, self._source.counters())
@@ -143,6 +149,8 @@ class Watch:
         m, engine, counts = self._metrics, self._engine, self._engine.counts
         m.events_applied, m.predictions = counts.applied, counts.predictions
         m.scored, m.replayed_events = counts.scored, counts.replayed
+        m.shed = dict(self._intake.shed)
+        m.waiting_events = None if self._intake.policy == "block" else self._intake.waiting
         m.events_rejected = dict(counts.rejected)
         m.update_skips["bad_event"] = counts.rejected["learn"]
         for stage, seconds in counts.seconds.items():
@@ -246,6 +254,7 @@ class Watch:
             "step": engine.step,
             "events_applied": engine.counts.applied,
             "events_rejected": dict(engine.counts.rejected),
+            "events_shed": sum(self._intake.shed.values()),
             "positions": dict(engine.positions),
             "loss": self._metrics.prequential_loss,
             "baseline_loss": dict(self._metrics.baseline_loss),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stream_rnn.checkpoint.faults import STAGES
+from stream_rnn.checkpoint.faults import SAVING
 from stream_rnn.checkpoint.files import CheckpointError, Fenced
 from stream_rnn.checkpoint.snapshot import SavedInfo, Snapshot, snapshots
 from stream_rnn.checkpoint.store import Store
@@ -165,7 +165,7 @@ def test_the_stages_of_a_snapshot_come_in_order(
     writer.close()
 
     assert stages == ["after_clone", "before_ack"]
-    assert set(stages) < set(STAGES)
+    assert set(stages) < set(SAVING)
 
 
 # One interpreter imports torch and forks a child per stage. The child's program: snapshots of steps
@@ -203,7 +203,7 @@ for stage in sys.argv[2:]:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
     folder = tmp_path_factory.mktemp("killed")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, folder, *STAGES],
+        [sys.executable, "-c", KILLED, folder, *SAVING],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -214,7 +214,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, in
     return folder, {stage: int(code) for stage, code in codes.items()}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SAVING)
 def test_kill_9_at_any_stage_leaves_a_loadable_state(
     killed: tuple[Path, dict[str, int]],
     stage: str,

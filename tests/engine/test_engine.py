@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from typing_extensions import override
 
 from stream_rnn import app
+from stream_rnn.engine.attempts import Unwatched
 from stream_rnn.engine.engine import Engine
 from stream_rnn.spi import Event
 
@@ -177,7 +179,7 @@ def test_a_dead_letter_tells_where_when_why_and_what() -> None:
         "size_bytes": 10000,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    assert job.counts.rejected == {"decode": 1, "features": 0, "learn": 0}
+    assert job.counts.rejected == {"decode": 1, "features": 0, "learn": 0, "poison": 0}
     assert job.positions == {"orders": 17}
 
 
@@ -209,12 +211,54 @@ def test_a_bad_event_in_a_block_leaves_the_others_alone() -> None:
 # Replays and state ----------------------------------------------------------------------------
 
 
-def test_every_event_is_marked_before_it_is_attempted_and_told_replayed_up_to_the_mark() -> None:
+class Notes(Unwatched):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @override
+    def decoding(self, ordinal: int, event: Event) -> None:
+        self.told.append(f"decoding {ordinal}")
+
+    @override
+    def decoded(self) -> None:
+        self.told.append("decoded")
+
+    @override
+    def learning(self, first: int, n: int, event: Event) -> None:
+        self.told.append(f"learning {n} from {first}, at {event.position}")
+
+    @override
+    def done(self, ordinal: int) -> None:
+        self.told.append(f"done {ordinal}")
+
+
+def test_each_attempt_of_an_event_is_told_from_decoding_to_done() -> None:
     job = engine()
-    marks: list[int] = []
-    job.mark, job.replayed_until = marks.append, 3
+    notes = job.attempts = Notes()
+    feed(job, events(2))
+    assert notes.told == [
+        *("decoding 1", "learning 1 from 1, at 0", "done 1"),
+        *("decoding 2", "learning 1 from 2, at 1", "done 2"),
+    ]
+
+
+def test_an_event_that_waits_in_an_open_block_is_not_being_attempted() -> None:
+    job = engine(lanes={"key": "id", "capacity": 2, "batching": "log"})
+    notes = job.attempts = Notes()
+    for event in events(3):
+        job.feed(event)
+    waiting = ["decoding 1", "decoded", "decoding 2", "decoded"]
+    assert notes.told[:4] == waiting
+    assert notes.told[4:6] == ["learning 2 from 1, at 0", "done 2"]
+    assert notes.told[6:] == ["decoding 3", "decoded"]
+
+
+def test_predictions_up_to_the_mark_are_told_replayed() -> None:
+    job = engine()
+    job.replayed_until = 3
     outputs = feed(job, events(8))
-    assert marks == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [o["replayed"] for o in outputs] == [True] * 3 + [False] * 4  # the fifth is bad
     assert job.counts.replayed == 3
 

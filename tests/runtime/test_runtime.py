@@ -472,7 +472,9 @@ def test_metrics_count_what_happened(make: Make) -> None:
     m = runtime.metrics
     assert m.events_in == {"source": 23}
     assert (m.events_applied, m.predictions, m.scored) == (20, 20, 18)
-    assert m.events_rejected == m.dead_letters == {"decode": 1, "features": 2, "learn": 0}
+    assert (
+        m.events_rejected == m.dead_letters == {"decode": 1, "features": 2, "learn": 0, "poison": 0}
+    )
     assert m.step == 20
     assert m.snapshots == 1
     assert sum(m.tick_seconds.counts) == 20

@@ -1,0 +1,58 @@
+"""What the engine tells of each attempt, so that an event that kills the process is found out."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stream_rnn.spi import Event
+
+
+class Attempts(Protocol):
+    """Told by the engine, on its thread; see `runtime.attempts`.
+
+    `decoding` comes first, for the event alone; `decoded` if it then waits in an open block;
+    `learning` when its block closes; `done` after that. What happens outside of these is not the
+    event's fault.
+    """
+
+    def poison(self, ordinal: int, event: Event) -> str | None:
+        """Why the event must not be attempted, if so."""
+
+    def is_alone(self, ordinal: int) -> bool:
+        """Whether the event must be learned in a block of its own."""
+
+    def decoding(self, ordinal: int, event: Event) -> None:
+        """The event is looked at from now on."""
+
+    def decoded(self) -> None:
+        """The event waits: nothing is attempted for now."""
+
+    def learning(self, first: int, n: int, event: Event) -> None:
+        """`n` events from ordinal `first` on are learned from now on; `event` is the first."""
+
+    def done(self, ordinal: int) -> None:
+        """Nothing is attempted any more, and the event at `ordinal` was survived."""
+
+
+class Unwatched:
+    """Nobody keeps account: there is no state folder, and what kills the process is gone."""
+
+    def poison(self, ordinal: int, event: Event) -> str | None:
+        """No event is."""
+        return None
+
+    def is_alone(self, ordinal: int) -> bool:
+        """No event is."""
+        return False
+
+    def decoding(self, ordinal: int, event: Event) -> None:
+        """Nothing to note."""
+
+    def decoded(self) -> None:
+        """Nothing to note."""
+
+    def learning(self, first: int, n: int, event: Event) -> None:
+        """Nothing to note."""
+
+    def done(self, ordinal: int) -> None:
+        """Nothing to note."""
