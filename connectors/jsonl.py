@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from typing_extensions import override
@@ -66,11 +67,15 @@ class JsonlSource(Source):
 
     With `follow` the source behaves like `tail -F`: an unfinished last line waits; a rotated file
     is read to its end before the new one begins; a truncated file starts again as a new partition.
-    After a restart the rest of a file rotated away meanwhile is looked for at `path.1`.
+    After a restart the rest of a file rotated away meanwhile is looked for at `path.1`. If it is
+    not there either, or the file was truncated below the position, there is a gap.
 
     Args:
         path: the file.
         follow: wait for more at the end, and follow rotation; otherwise the stream ends there.
+        on_gap: what to do at a restart when what comes next is gone: "refuse" to start, go on with
+            the "earliest" line of the file that is there now, or after its "latest"; counted as
+            `gaps`.
         max_line_bytes: a longer line is delivered cut to this many bytes (so it fails to decode and
             is dead-lettered), counted as `long_lines`; the rest of it is skipped.
     """
@@ -78,8 +83,14 @@ class JsonlSource(Source):
     guarantee = Guarantee.REPLAYABLE
 
     def __init__(
-        self, path: str, follow: bool = False, max_line_bytes: int = 16 * 1024 * 1024
+        self,
+        path: str,
+        follow: bool = False,
+        max_line_bytes: int = 16 * 1024 * 1024,
+        on_gap: Literal["refuse", "earliest", "latest"] = "refuse",
     ) -> None:
+        if on_gap not in ("refuse", "earliest", "latest"):
+            raise SettingError(f'on_gap: expected "refuse", "earliest" or "latest", got {on_gap!r}')
         if not path:
             raise SettingError("path: expected the name of a file, got ''")
         if max_line_bytes < 1:
@@ -88,7 +99,8 @@ class JsonlSource(Source):
         self._old_path = Path(f"{path}.1")
         self._follow = follow
         self._limit = max_line_bytes
-        self._counters = {"rotations": 0, "truncations": 0, "long_lines": 0}
+        self._on_gap = on_gap
+        self._counters = {"rotations": 0, "truncations": 0, "long_lines": 0, "gaps": 0}
         self._generations: OrderedDict[str, int] = OrderedDict()
         self._file: io.FileIO | None = None
         self._resume: Position = {}
@@ -132,15 +144,8 @@ class JsonlSource(Source):
             raise NotConnected(f"{self._path} does not exist yet")
         if current is None:
             raise SettingError(f"path: there is no file {self._path}; correct it or set follow")
-        self._refuse_shorter(current, known)
         if known:
-            self._counters["rotations"] += 1
-            log.warning(
-                "%s is another file than the one read before, whose rest is not at %s: "
-                "starting at its beginning, what came between is lost",
-                self._path,
-                self._old_path,
-            )
+            self._gap(current, known)
         elif resume:
             log.warning(
                 "%s: no part of the resume position %s is about this file; "
@@ -168,16 +173,44 @@ class JsonlSource(Source):
                 return True
         return False
 
-    def _refuse_shorter(self, file: io.FileIO, known: list[_Place]) -> None:
+    def _gap(self, file: io.FileIO, known: list[_Place]) -> None:
+        """What comes after the newest known place is gone: refuse, or go on as asked."""
+        what = self._what_is_gone(file, known)
+        if self._on_gap == "refuse":
+            raise SettingError(
+                f"path: {what}; put the file back, or go on without what is gone: "
+                'on_gap = "earliest" (from the first line there is now) or "latest" (from the next '
+                "line on), or start over with --fresh"
+            )
+        self._counters["gaps"] += 1
+        if self._on_gap == "latest":
+            self._skip_to_end(file)
+        log.warning("%s; going on at byte %d (on_gap)", what, self._read_at)
+
+    def _what_is_gone(self, file: io.FileIO, known: list[_Place]) -> str:
         size = os.fstat(file.fileno()).st_size
         head = _head(file, is_final=True)
         for place in known:
             if head is not None and _digest(head) == place.digest and size < place.offset:
-                raise SettingError(
-                    f"path: {self._path} holds {size} bytes, but was read up to byte "
-                    f"{place.offset} already: it was truncated, and its rest is not at "
-                    f"{self._old_path}; put the file back or start with --fresh"
+                return (
+                    f"{self._path} holds {size} bytes, but was read up to byte {place.offset} "
+                    f"already: it was truncated, {place.offset - size} bytes that were read are "
+                    f"gone, and its rest is not at {self._old_path}"
                 )
+        newest = known[0]
+        return (
+            f"{self._path} ({size} bytes, none of them read) is another file than the one that was "
+            f"read up to byte {newest.offset}, whose rest is not at {self._old_path}: what came "
+            f"behind that byte is gone, and nobody knows how many bytes; these {size} are new"
+        )
+
+    def _skip_to_end(self, file: io.FileIO) -> None:
+        """Stand behind the last whole line; a file without one is read from its beginning."""
+        end = _whole_lines_bytes(file, os.fstat(file.fileno()).st_size)
+        if end and self._identify(is_final=True):
+            assert self._partition is not None
+            self._read_at = end
+            self._resume = {self._partition: end}  # or a restart before the next line skips it too
 
     def _name(self, head: bytes, generation: int) -> None:
         digest = _digest(head)

@@ -193,6 +193,45 @@ def bench(quick: bool, json_path: Path | None) -> None:
     bench.main(quick, json_path)
 
 
+@cli.group()
+def dlq() -> None:
+    """Dead letters: events that could not be used."""
+
+
+stage_option = click.option(
+    "--stage",
+    "stages",
+    multiple=True,
+    type=click.Choice(["decode", "features", "learn", "poison"]),
+    help="Only those refused there; may be given several times.",
+)
+
+
+@dlq.command("ls")
+@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@stage_option
+@click.option("--json", "as_lines", is_flag=True, help="A JSON object for each, in full.")
+@click.option("--last", type=click.IntRange(1, 1_000_000), help="Only the newest ones.")
+def dlq_ls(target: Path, stages: tuple[str, ...], as_lines: bool, last: int | None) -> None:
+    """A table of them, oldest first."""
+    from stream_rnn import dlq
+
+    dlq.ls(target, stages, as_lines, last)
+
+
+@dlq.command("replay")
+@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@stage_option
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="A new file; else stdout."
+)
+def dlq_replay(target: Path, stages: tuple[str, ...], out: Path | None) -> None:
+    """Write their original bytes, one event a line, to be read again by a jsonl source."""
+    from stream_rnn import dlq
+
+    dlq.replay(target, stages, out)
+
+
 def main() -> None:
     """Entry point; maps what went wrong to an exit code."""
     # A plug-in in the working directory is found by `python -m` only; at the end, so that no file

@@ -71,7 +71,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
     "asking": {"spi", "config", "cli", "readers"},
-    "cli": {"config", "asking", *TOP},
+    "cli": {"config", "asking", "dlq", *TOP},
+    "letters": {"checkpoint"},
+    "dlq": {"config", "assembly", "checkpoint", "letters"},
     "testing": {"spi", "linearization", "cells", "credit"},
     **{name: {"*"} for name in TOP},
 }

@@ -253,18 +253,16 @@ def test_the_rest_of_a_rotated_file_is_read_though_the_new_one_is_not_there_yet(
         assert _data(source) == [b"b1"]
 
 
-def test_a_lost_rest_is_counted_and_said_and_the_new_file_begins(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lost_rest_is_refused_with_both_sizes_and_the_remedy(path: Path) -> None:
     _write(path, b"a1", b"a2")
     resume = _resume_after(path, 1)
     path.unlink()
-    _write(path, b"b1")
-    with JsonlSource(str(path)) as source:
+    _write(path, b"b1", b"b2", b"b3")
+    with JsonlSource(str(path)) as source, pytest.raises(SettingError) as caught:
         source.open(resume)
-        assert _data(source) == [b"b1"]
-        assert source.counters()["rotations"] == 1
-    assert "what came between is lost" in caplog.text
+    said = str(caught.value)
+    assert re.search(r"^path: .* \(9 bytes, none of them read\) .* read up to byte 3", said)
+    assert 'on_gap = "earliest"' in said
 
 
 def test_a_file_shorter_than_the_position_is_refused_with_both_numbers(path: Path) -> None:
@@ -273,14 +271,66 @@ def test_a_file_shorter_than_the_position_is_refused_with_both_numbers(path: Pat
     path.write_bytes(b"a1\n")
     with JsonlSource(str(path)) as source, pytest.raises(SettingError) as caught:
         source.open(resume)
-    assert re.search(r"^path: .* holds 3 bytes, but was read up to byte 9", str(caught.value))
+    said = str(caught.value)
+    assert re.search(r"^path: .* holds 3 bytes, but was read up to byte 9", said)
+    assert "6 bytes that were read are gone" in said
+
+
+TRUNCATED, REPLACED = b"a1\n", b"b1\nb2\n"
+
+
+@pytest.mark.parametrize("left", [TRUNCATED, REPLACED], ids=["truncated", "replaced"])
+def test_on_gap_earliest_goes_on_with_the_first_line_there_is(path: Path, left: bytes) -> None:
+    _write(path, b"a1", b"a2", b"a3")
+    resume = _resume_after(path, 3)
+    path.write_bytes(left)
+    with JsonlSource(str(path), on_gap="earliest") as source:
+        source.open(resume)
+        assert _data(source) == left.splitlines()
+        assert source.counters()["gaps"] == 1
+
+
+@pytest.mark.parametrize("left", [TRUNCATED, REPLACED], ids=["truncated", "replaced"])
+def test_on_gap_latest_goes_on_with_the_next_line_that_comes(path: Path, left: bytes) -> None:
+    _write(path, b"a1", b"a2", b"a3")
+    resume = _resume_after(path, 3)
+    path.write_bytes(left)
+    with JsonlSource(str(path), follow=True, on_gap="latest") as source:
+        source.open(resume)
+        first = source.poll(10, 0.0)
+        assert first.events == ()
+        _write(path, b"new")
+        (event,) = source.poll(10, 1.0).events
+        assert event.data == b"new"
+        assert event.partition not in resume  # positions never run backwards in a partition
+        assert source.counters()["gaps"] == 1
+    with JsonlSource(str(path), follow=True) as again:  # nothing came between the two starts
+        again.open(first.resume)
+        assert _data(again) == [b"new"]
+
+
+def test_a_rotation_that_was_followed_is_no_gap(path: Path) -> None:
+    _write(path, b"a1")
+    with JsonlSource(str(path), follow=True) as source:
+        source.open(None)
+        assert _data(source) == [b"a1"]
+        path.rename(f"{path}.1")
+        _write(path, b"b1")
+        assert _data(source) == [b"b1"]
+        resume = source.poll(1, 0.0).resume
+        assert source.counters()["gaps"] == 0
+    Path(f"{path}.1").unlink()
+    with JsonlSource(str(path), follow=True) as source:
+        source.open(resume)
+        assert _data(source) == []
+        assert source.counters()["gaps"] == 0
 
 
 def test_an_inode_used_again_for_other_content_is_not_taken_for_the_old_file(path: Path) -> None:
     _write(path, b"a1", b"a2")
     resume = _resume_after(path, 1)
     path.write_bytes(b"b1\nb2\n")  # same inode
-    with JsonlSource(str(path)) as source:
+    with JsonlSource(str(path), on_gap="earliest") as source:
         source.open(resume)
         assert _data(source) == [b"b1", b"b2"]
 

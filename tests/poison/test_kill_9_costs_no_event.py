@@ -17,6 +17,7 @@ task = { kind = "regression", target = "y" }
 features = { numeric = ["x"] }
 learner = { cell = { kind = "tanh", units = 4 }, credit = { kind = "tbptt", window = 4 } }
 state = { dir = "state", every_events = 10 }
+limits = { poll_events = 10 }
 """
 
 # One interpreter imports torch and forks a daemon for each kill: starting costs nothing then.
@@ -25,7 +26,10 @@ import os, random, signal, sys, time
 from pathlib import Path
 from stream_rnn import commands
 from stream_rnn.checkpoint.attempt import AttemptMark
+from stream_rnn.scores import Drift
 
+Drift()  # imports what is slow
+written = Path("state/predictions.jsonl")
 chance, in_attempt, newest = random.Random(7), 0, 0
 for _ in range(int(sys.argv[1])):
     pid = os.fork()
@@ -33,7 +37,10 @@ for _ in range(int(sys.argv[1])):
         sys.stderr = open("log", "a")
         commands.run(Path("config.toml"), None, False)
         os._exit(3)
-    time.sleep(chance.uniform(0.05, 0.8))
+    size = written.stat().st_size if written.exists() else 0
+    while not written.exists() or written.stat().st_size <= size:
+        time.sleep(0.01)
+    time.sleep(chance.uniform(0.0, 0.4))
     os.kill(pid, signal.SIGKILL)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
     mark = AttemptMark(Path("state/attempt"))
@@ -66,7 +73,8 @@ def test_a_hundred_kills_from_outside_quarantine_nothing(tmp_path: Path) -> None
     assert newest > N_KILLS, "no progress was made"
     kept = json.loads((tmp_path / "state/quarantine.json").read_text())
     assert kept["poison"] == []
-    assert kept["suspect"]["deaths"] >= 1  # it was counted, and not held against the event
-    assert "quarantined" not in (tmp_path / "log").read_text()
+    log = (tmp_path / "log").read_text()
+    assert log.count("it is tried again as it was") > N_KILLS / 2  # counted, and forgiven
+    assert "quarantined" not in log
     letters = tmp_path / "state/dead_letters.jsonl"
     assert not letters.exists() or letters.read_text() == ""
