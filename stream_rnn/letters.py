@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from stream_rnn.checkpoint.files import CheckpointError, open_regular
+from stream_rnn.checkpoint.files import open_regular
 
 MAX_LINE_BYTES = 64 << 20  # a letter that keeps the whole of the largest event takes a third of it
 _MOST_FILES = 1000
