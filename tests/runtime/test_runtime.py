@@ -172,6 +172,16 @@ def test_sinks_are_flushed_before_the_snapshot_and_the_source_acked_after_it(
     assert notes[:2] == ["flushed 9", "acked 8 with step-000000000009"]
 
 
+def test_no_snapshot_skips_an_event_whose_dead_letter_is_not_on_disk(
+    make: Make, tmp_path: Path
+) -> None:
+    runtime = make(ScriptedSource([*records(3), b"no JSON", EndOfStream()]))
+    runtime.outputs.dead_letters = Unflushable()
+    with pytest.raises(CheckpointError):
+        runtime.run()
+    assert snapshot.snapshots(tmp_path / "state") == []
+
+
 class Unflushable(ListSink):
     def flush(self) -> None:
         raise OSError("no space left on device")
