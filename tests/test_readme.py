@@ -8,6 +8,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 
 from stream_rnn import app, commands
@@ -84,7 +85,10 @@ def test_every_command_in_the_documents_exists(command: str) -> None:
         assert f"\n{what}:" in (ROOT / "Makefile").read_text()
     elif not what.startswith("-"):
         assert what in cli.commands
-        options = {name for option in cli.commands[what].params for name in option.opts}
+        named = cli.commands[what]
+        if isinstance(named, click.Group):
+            named = named.commands[rest[0]]
+        options = {name for option in named.params for name in option.opts}
         assert {word for word in rest if word.startswith("--")} <= options
 
 
