@@ -184,7 +184,9 @@ def test_in_a_block_of_eight_the_culprit_is_found_and_the_other_seven_are_learne
     assert "events 25..32; fed one by one" in poisoned.log
     (letter,) = poisoned.lines("state/dead_letters.jsonl")
     assert letter["stage"] == "poison"
-    ids = {line["id"] for line in poisoned.lines("predictions.jsonl")}
+    # read as they are: fed one by one, an event may be predicted otherwise than in its block
+    told = (poisoned.folder / "predictions.jsonl").read_text().splitlines()
+    ids = {json.loads(line)["id"] for line in told}
     calm = Daemon(tmp_path / "calm", start, BY_CELL, "log").unreadable()
     assert calm.run() == 0
     assert ids == {line["id"] for line in calm.lines("predictions.jsonl")}
