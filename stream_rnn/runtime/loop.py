@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Literal, Protocol
+from typing import Protocol
 
 from stream_rnn.checkpoint.faults import fault
 from stream_rnn.checkpoint.snapshot import Loaded
@@ -25,48 +25,13 @@ from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Sc
 from stream_rnn.runtime.connection import Connection, SourceGone
 from stream_rnn.runtime.intake import Intake, Shed, Taken
 from stream_rnn.runtime.outputs import Outputs
+from stream_rnn.runtime.rungs import WHY, Ladder
 from stream_rnn.runtime.watch import Watch
 from stream_rnn.spi import EndOfStream, Guarantee, NotConnected, Sink, Source
 
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.2
-
-
-WHY = {
-    "unsound": "the credit was unsound",
-    "noise": "the credit was too noisy",
-    "slow": "ticks took longer than their budget",
-    "lag": "too far behind the source",
-    "calm": "calm again",
-}
-
-
-class Teaching(Protocol):
-    """Where others than the ladder ask for less to be learned."""
-
-    @property
-    def restricted_by(self) -> Mapping[str, str]:
-        """Who asks for less than everything."""
-
-    def ask(self, reason: str, teaches: Literal["all", "nothing"]) -> None:
-        """Teach at most this, as far as `reason` is concerned."""
-
-
-class Ladder(Protocol):
-    """The rungs that are changed from outside."""
-
-    level: int
-
-    @property
-    def teaching(self) -> Teaching:
-        """What is taught."""
-
-    def move(self, level: int) -> None:
-        """Change to that rung, between two ticks."""
-
-    def noise(self) -> float | None:
-        """Variance share of the credit in use, None where it has none; synchronizes the device."""
 
 
 class Publisher(Protocol):
