@@ -24,7 +24,8 @@ limits = { poll_events = 10 }
 STORM = """
 import os, random, signal, sys, time
 from pathlib import Path
-from stream_rnn import commands
+from stream_rnn import commands  # imports torch
+from stream_rnn.cli import cli
 from stream_rnn.checkpoint.attempt import AttemptMark
 from stream_rnn.scores import Drift
 
@@ -35,7 +36,7 @@ for _ in range(int(sys.argv[1])):
     pid = os.fork()
     if pid == 0:
         sys.stderr = open("log", "a")
-        commands.run(Path("config.toml"), None, False)
+        cli.main(["run", "config.toml"], standalone_mode=False)
         os._exit(3)
     size = written.stat().st_size if written.exists() else 0
     while not written.exists() or written.stat().st_size <= size:
