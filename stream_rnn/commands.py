@@ -18,7 +18,7 @@ from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
 
-def run(path: Path, max_events: int | None, fresh: bool, migrate: bool) -> None:
+def run(path: Path, max_events: int | None, fresh: bool, migrate: bool = False) -> None:
     """`stream-rnn run`."""
     job = app.build(config.load(path))
     run_job(job, max_events, fresh, migrate)
