@@ -40,7 +40,7 @@ from stream_rnn.readers.readers import Readers
 from stream_rnn.readers.replica import Replica
 from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.scores import Drift
-from stream_rnn.spi import Codec, Sink, Source
+from stream_rnn.spi import LEVELS, WHY_SO, Codec, Sink, Source
 from stream_rnn.tasks import TASKS, Task
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def build(
         ConfigError: with the place and the remedy.
     """
     settings.require_sound(tables)
-    limits = config.build("[limits]", tables.get("limits", {}), Limits)
+    limits = settings.build_limits(tables)
     overload = settings.build_overload(tables)
     state = settings.build_state(tables)
     letters = config.build("[dead_letter]", tables.get("dead_letter", {}), DeadLetters)
@@ -121,6 +121,7 @@ def build(
     source = build_source(tables)
     codec, codec_table = _codec(tables, source, limits)
     journaling = journaled(tables, source, state)
+    require(journaling, limits.require)  # what is in a journal comes again
 
     lane_table = config.build("[lanes]", tables.get("lanes", {}), LanesTable)
     lanes = _checked("[lanes]", lambda: Lanes(lane_table.key, lane_table.capacity, lane_table.end))
@@ -203,6 +204,18 @@ def fingerprint(model: Mapping[str, Any]) -> str:
     """Of what the model is built from: two runs with the same one may share a state folder."""
     text = json.dumps(model, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def require(source: Source, level: str | None, place: str = "[limits] require") -> None:
+    """Refuse a source that promises less than `level`; raises ConfigError with the remedy."""
+    promises = list(LEVELS.values())
+    ours = LEVELS[source.guarantee]
+    if level is not None and promises.index(ours) > promises.index(level):
+        raise ConfigError(
+            f"{place} = {level!r}: the source ({source.describe()}) promises {ours} only, for "
+            f"{WHY_SO[source.guarantee]}; take a source that promises it (docs/delivery.md), or "
+            "require less"
+        )
 
 
 def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, dict[str, Any]]:

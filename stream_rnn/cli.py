@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import click
 
 from stream_rnn import __version__
 from stream_rnn.config import ConfigError
+from stream_rnn.ctl import VERBS, command
 
 OK, CRASH, TEMPORARY, CONFIGURATION = 0, 1, 75, 78
 
@@ -48,13 +50,48 @@ plot_option = click.option(
 @max_events_option
 @click.option("--fresh", is_flag=True, help="Move the old state aside (never deleted), start anew.")
 @click.option("--migrate", is_flag=True, help="Carry over what fits of another model's state.")
-def run(config: Path, max_events: int | None, fresh: bool, migrate: bool) -> None:
-    """Run the daemon; resumes where the last snapshot ends."""
+@click.option(
+    "--require",
+    type=click.Choice(["exactly-once-effect", "at-least-once"]),
+    help="Refuse a source that promises less.",
+)
+def run(
+    config: Path, max_events: int | None, fresh: bool, migrate: bool, require: str | None
+) -> None:
+    """Run the daemon; resumes where the last snapshot ends.
+
+    \b
+    SIGTERM, SIGINT  drain, snapshot, exit 0; a second one leaves at once
+    SIGUSR1          snapshot now
+    SIGHUP           read the configuration again
+    """  # noqa: D301 - click reads the backspace
+    for number in (signal.SIGUSR1, signal.SIGHUP):  # until the daemon takes them: they would kill
+        signal.signal(number, signal.SIG_IGN)
     from stream_rnn import commands
 
     if fresh and migrate:
         raise ConfigError("--fresh starts over, --migrate carries over: give one of them")
-    commands.run(config, max_events, fresh, migrate)
+    commands.run(config, max_events, fresh, migrate, require)
+
+
+@cli.command(epilog="\b\n" + "\n".join(f"{verb:11} {does}" for verb, does in VERBS.items()))
+@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@click.argument("verb", type=click.Choice(list(VERBS)), metavar="VERB")
+@click.argument("argument", required=False, metavar="[KEY=VALUE]")
+@click.option(
+    "--timeout",
+    "patience_s",
+    type=click.FloatRange(min=0.0, max=3600.0, min_open=True),
+    help="Seconds to wait for the answer; by default 5, more for what takes longer.",
+)
+def ctl(target: Path, verb: str, argument: str | None, patience_s: float | None) -> None:
+    """Tell a running daemon what to do, and hear when it is done."""
+    from stream_rnn.control.client import NoAnswer
+
+    try:
+        command(target, verb, argument, patience_s)
+    except NoAnswer as error:
+        raise Temporary(str(error)) from error
 
 
 @cli.command()

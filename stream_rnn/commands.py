@@ -18,10 +18,18 @@ from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
 
-def run(path: Path, max_events: int | None, fresh: bool, migrate: bool = False) -> None:
+def run(
+    path: Path,
+    max_events: int | None,
+    fresh: bool,
+    migrate: bool = False,
+    require: str | None = None,
+) -> None:
     """`stream-rnn run`."""
-    job = app.build(config.load(path))
-    run_job(job, max_events, fresh, migrate)
+    tables = config.load(path)
+    job = app.build(tables)
+    app.require(job.source, require, "--require")
+    run_job(job, max_events, fresh, migrate, (path, tables))
 
 
 def demo(max_events: int | None, seed: int, out: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry
@@ -24,31 +26,53 @@ from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
 from stream_rnn.console import Console, NoteHandler
+from stream_rnn.control.server import ControlServer
 from stream_rnn.http.guard import token_in
 from stream_rnn.http.live import Feed, live_stream, page
 from stream_rnn.http.pages import Predict, pages, predicting
 from stream_rnn.http.server import HttpServer
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.metrics import Metrics
+from stream_rnn.notify import Notifier
 from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import Guarantee, NotConnected, SettingError, Sink, Source
+from stream_rnn.tuning import Tuning
 
 _log = logging.getLogger(__name__)
 
 TOKEN = "token"  # the file in the state folder
 
 
-def run_job(job: Job, max_events: int | None, fresh: bool, migrate: bool = False) -> None:
-    """Learn until the end of the stream or a signal, with snapshots, metrics and a banner."""
+def run_job(
+    job: Job,
+    max_events: int | None,
+    fresh: bool,
+    migrate: bool = False,
+    file: tuple[Path, Mapping[str, Any]] | None = None,
+) -> None:
+    """Learn until the end of the stream or a signal, with snapshots, metrics and a banner.
+
+    Args:
+        job: built, not opened.
+        max_events: stop after so many.
+        fresh: move the old state aside first.
+        migrate: carry over what fits of another model's state.
+        file: the configuration file and what it holds, to be read again on SIGHUP.
+    """
     registry = CollectorRegistry()
     with ExitStack() as stack:
         store = resuming.open_store(Path(job.state.dir), job.state.keep, fresh)
         stack.callback(store.close)
         console = Console()
-        runtime = make_runtime(job, store, registry, console)
+        notifier = Notifier.from_environment()
+        stack.callback(notifier.close)
+        runtime = make_runtime(job, store, registry, console, notifier)
+        tuning = Tuning(runtime, job.state, job.limits, file)
+        runtime.control.tune = tuning.assign
+        runtime.control.reload = None if file is None else tuning.reload
         newest = resuming.newest(store)
         if newest is not None:
             if migrate and newest.fingerprint != job.fingerprint:
@@ -72,6 +96,7 @@ def run_job(job: Job, max_events: int | None, fresh: bool, migrate: bool = False
                 state_dir=folder,
             )
             stack.callback(server.close)
+        stack.enter_context(controlled(runtime, store))
         asked_at = "no address of their own"
         if job.readers_socket is not None:
             open_readers(job.readers_socket)
@@ -80,18 +105,26 @@ def run_job(job: Job, max_events: int | None, fresh: bool, migrate: bool = False
         readers = [] if job.readers is None else [f"  readers      {asked_at}"]
         for line in (*job.banner, *readers, resuming.start_line(newest, job.state.dir)):
             click.echo(line, err=True)
-        for finding in job.source.check(dict(runtime.engine.positions) or None):
+        if runtime.freeze.since_step is not None:
+            text = f"since step {runtime.freeze.since_step}: nothing is learned until ctl unfreeze"
+            click.echo(f"  frozen       {text}", err=True)
+        runtime.watch.findings = job.source.check(dict(runtime.engine.positions) or None)
+        for finding in runtime.watch.findings:
             click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}", err=True)
         if console.interactive:
             stack.enter_context(_notes_above(console))
         stack.callback(console.done)
-        with signals(runtime):
+        with signals(runtime), requests_by_signal(runtime, console):
             guarded(job, runtime, max_events)
     click.echo(report.table(results.rows(job.engine.task)), err=True)
 
 
 def make_runtime(
-    job: Job, store: Store | None, registry: CollectorRegistry, console: Console
+    job: Job,
+    store: Store | None,
+    registry: CollectorRegistry,
+    console: Console,
+    notifier: Notifier | None = None,
 ) -> Runtime:
     """A job with its metrics; `run_job` and tests drive it."""
     task = job.engine.task
@@ -126,6 +159,9 @@ def make_runtime(
         gone_s=job.limits.gone_s,
         unsaved_s=job.limits.unsaved_s,
         overload=job.overload,
+        # without a state folder it is an evaluation: nobody is there to resume it
+        breaker=(0, 1.0) if store is None else job.limits.breaker,
+        notifier=notifier,
     )
     metrics.loop_age_seconds = runtime.watch.silent_s
     metrics.ready = lambda: float(not runtime.watch.ready())
@@ -234,6 +270,20 @@ def open_readers(socket: ReadersSocket) -> None:
 
 
 @contextmanager
+def controlled(runtime: Runtime, store: Store) -> Iterator[None]:
+    """The control socket, open; a folder that can hold none costs `ctl`, not the daemon."""
+    server = ControlServer(store.directory, runtime.control.ask, runtime.watch.live)
+    try:
+        server.open()
+    except OSError as error:
+        _log.warning("no control socket, `stream-rnn ctl` will not work: %s", error.strerror)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@contextmanager
 def _notes_above(console: Console) -> Iterator[None]:
     """Log lines go above the live line instead of through it."""
     root = logging.getLogger()
@@ -256,7 +306,35 @@ def signals(runtime: Runtime) -> Iterator[None]:
         asked = True
         runtime.stop()
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    with _handled({signal.SIGTERM: handle, signal.SIGINT: handle}):
+        yield
+
+
+@contextmanager
+def requests_by_signal(runtime: Runtime, console: Console) -> Iterator[None]:
+    """SIGUSR1: snapshot now; SIGHUP: read the configuration again. Both only take note.
+
+    A terminal that was closed sends SIGHUP as well: then it means what it always meant, leave.
+    """
+
+    def snapshot(number: int, frame: FrameType | None) -> None:
+        runtime.control.wants_snapshot()
+
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        if console.interactive and not os.isatty(sys.stderr.fileno()):
+            runtime.stop()
+        else:
+            runtime.control.wants_reload()
+
+    with _handled({signal.SIGUSR1: snapshot, signal.SIGHUP: hang_up}):
+        yield
+
+
+@contextmanager
+def _handled(
+    handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
+) -> Iterator[None]:
+    before = {number: signal.signal(number, handle) for number, handle in handlers.items()}
     try:
         yield
     finally:

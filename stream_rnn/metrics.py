@@ -42,7 +42,7 @@ ISSUES = (
 )
 TIMED = ("wait", "receive", "decode", "features", "step", "emit", "snapshot_copy")
 FILLS = ("empty", "part", "full")  # what a poll brought of what it asked for
-SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback", "overload")
+SKIPS = ("bad_event", "bad_credit", "refused", "locked", "fallback", "overload", "ctl")
 TRIGGERS = ("unsound", "noise", "slow", "lag")  # what leads down the ladder
 MOVES = (*(("down", trigger) for trigger in TRIGGERS), ("up", "calm"))
 READ = ("answered", "refused", "busy", "unpublished", "failed")
@@ -208,6 +208,9 @@ class Metrics(Collector):
         "Triggers that found no rung left to go down to.", "reason", TRIGGERS
     )
     credit_info: Values = _info("The credit rule in use.", "rule")
+    frozen: Gauge = _gauge("1 while a person has stopped the learning, else 0.")
+    paused: Gauge = _gauge("1 while polling is stopped on purpose, the breaker included, else 0.")
+    breaker_open: Gauge = _gauge("1 while the circuit breaker has stopped polling, else 0.")
     drift_alarms: int = _counter("Alarms of the drift detector on the loss.")
     parameters: Gauge = _gauge("Learned parameters of the model.")
 
@@ -229,7 +232,9 @@ class Metrics(Collector):
     state_size_bytes: Callable[[], float | None] = _gauge(
         "Size of the file system of the state folder."
     )
-    recovery_gap_events: Gauge = _gauge("Events lost by the newest restart; NaN: unknown.")
+    recovery_gap_events: Gauge = _gauge(
+        "Events lost by the newest restart: learned, in no snapshot and gone; NaN: unknown."
+    )
     replayed_events: int = _counter("Events applied again after a restart.")
     journal_bytes: Gauge | Reading = _gauge("Size of the journal; NaN: there is none.")
     journal_segments: Gauge | Reading = _gauge("Files of the journal; NaN: there is none.")

@@ -89,6 +89,20 @@ class Guarantee(enum.Enum):
     )
 
 
+LEVELS = {
+    Guarantee.REPLAYABLE: "exactly-once-effect",
+    Guarantee.ACKABLE: "at-least-once",
+    Guarantee.FIRE_AND_FORGET: "at-most-once",
+}
+"""What a guarantee means for the model, from the most that can be promised down."""
+
+WHY_SO = {
+    Guarantee.REPLAYABLE: "it rewinds to the position that is inside the snapshot",
+    Guarantee.ACKABLE: "it brings again what was not acknowledged, doubles included",
+    Guarantee.FIRE_AND_FORGET: "it can neither rewind nor bring an event again",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Lag:
     """How far the source is behind its producer; `None` means unknown, never 0."""

@@ -28,7 +28,7 @@ class Teaching:
         """Teach at most this from now on, as far as `reason` is concerned; "all" takes it back.
 
         Args:
-            reason: who asks: "fallback" (the ladder) or "overload"; a label of
+            reason: who asks: "fallback" (the ladder), "overload" or "ctl"; a label of
                 `stream_rnn_update_skips_total`.
             teaches: what may be learned.
         """

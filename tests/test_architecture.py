@@ -56,7 +56,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "health": {"spi"},
     "config": {"spi"},
     "engine": {"spi", "learner", "codec", "features", "lanes", "tasks", "scores"},
-    "runtime": {"spi", "config", "engine"} | AT_THE_SIDE,
+    "runtime": {"spi", "config", "engine", "notify"} | AT_THE_SIDE,
+    "tuning": {"config", "assembly", "runtime"},
+    "ctl": {"config", "assembly", "control"},
     "assembly": {"spi", "config", "lanes", "tasks", "health", "overload"} | CORE,
     "journal": {"spi", "checkpoint"},
     "producer": set(),
@@ -71,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": {"config"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
     "asking": {"spi", "config", "cli", "readers"},
-    "cli": {"config", "asking", "dlq", *TOP},
+    "cli": {"config", "asking", "dlq", "ctl", "control", *TOP},
     "letters": {"checkpoint"},
     "dlq": {"config", "assembly", "checkpoint", "letters"},
     "testing": {"spi", "linearization", "cells", "credit"},
@@ -88,6 +90,8 @@ WITHOUT_TORCH = {
     "asking",
     "readers.answering",
     "readers.zeromq",
+    "ctl",
+    "notify",
     "testing",
 }  # with all they import
 

@@ -83,3 +83,12 @@ def test_prometheus_accepts_its_configuration():
     ]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_systemd_hears_from_the_daemon_and_kills_one_that_hangs(service):
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
+    assert service["WatchdogSec"] == "60"
+
+
+def test_a_reload_asks_the_daemon_to_read_its_configuration_again(service):
+    assert service["ExecReload"] == "kill -HUP $MAINPID"

@@ -10,7 +10,7 @@ from stream_rnn.assembly.model import Model
 from stream_rnn.assembly.network import layers_of
 from stream_rnn.assembly.settings import MetricsTable, State
 from stream_rnn.overload import Overload
-from stream_rnn.spi import Guarantee, Sink, Source
+from stream_rnn.spi import WHY_SO, Guarantee, Sink, Source
 from stream_rnn.tasks import Task
 
 PROMISES = {
@@ -44,6 +44,7 @@ def lines(
         f"  source       {source.describe()}",
         f"  guarantee    {source.guarantee.value}"
         f"{' from the journal on' if journal else ''}: {PROMISES[source.guarantee]}",
+        f"    because    {WHY_SO[source.guarantee]}",
         *([f"  journal      {journal}"] if journal else []),
         f"  task         {task.describe()}",
         f"  model        {layers}, {task.inputs} inputs, "

@@ -12,8 +12,12 @@ from stream_rnn.lanes import Batching
 from stream_rnn.overload import Overload
 
 MOST_READERS = 64  # each has a network of its own
+LONGEST_WINDOW = 1_000_000  # of the breaker: 8 MB
 MOST_THREADS = 1024  # torch starts them all, and dies of too many
 MOST_AT_ONCE = 1_000_000  # events are held in memory while they wait for their tick
+
+Level = Literal["exactly-once-effect", "at-least-once"]
+"""What can be required of a source; "at-most-once" is what every one promises."""
 
 TABLES = {
     "source": "table",
@@ -74,18 +78,38 @@ class Limits:
         poll_events: events taken from the source at once.
         gone_s: a source not reachable for this long ends the daemon with exit code 75.
         unsaved_s: without a durable snapshot for this long the daemon says it is not ready.
+        breaker_events: of so many events, the last ones, at most `breaker_share` may be refused:
+            then the daemon stops polling until somebody resumes. Or false.
+        breaker_share: above 0, at most 1.
+        require: what the source must promise at least: "exactly-once-effect" or "at-least-once".
+            A source that promises less is refused. Left out: any will do.
     """
 
     event_bytes: int = 16 << 20
     poll_events: int = 256
     gone_s: float = 3600.0
     unsaved_s: float = 300.0
+    breaker_events: int | bool = 1000
+    breaker_share: float = 0.5
+    require: Level | None = None
 
     def __post_init__(self) -> None:
         _require(self, 1, "event_bytes", "poll_events")
         if self.poll_events > MOST_AT_ONCE:
             raise ValueError(f"poll_events must be at most {MOST_AT_ONCE}, got {self.poll_events}")
         _require(self, 0, "gone_s", "unsaved_s")
+        n = self.breaker_events
+        if n is True or (n is not False and not 1 <= n <= LONGEST_WINDOW):
+            raise ValueError(
+                f"breaker_events must be in 1..{LONGEST_WINDOW:_}, or false, got {str(n).lower()}"
+            )
+        if not 0.0 < self.breaker_share <= 1.0:
+            raise ValueError(f"breaker_share must be above 0, at most 1, got {self.breaker_share}")
+
+    @property
+    def breaker(self) -> tuple[int, float]:
+        """The window and the share; no events: it never trips."""
+        return int(self.breaker_events), self.breaker_share
 
 
 @dataclass(frozen=True)
@@ -255,6 +279,11 @@ def require_sound(tables: Mapping[str, Any]) -> None:
 def build_overload(tables: Mapping[str, Any]) -> Overload:
     """The `[overload]` alone."""
     return config.build("[overload]", tables.get("overload", {}), Overload)
+
+
+def build_limits(tables: Mapping[str, Any]) -> Limits:
+    """The `[limits]` alone."""
+    return config.build("[limits]", tables.get("limits", {}), Limits)
 
 
 def build_state(tables: Mapping[str, Any]) -> State:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from torch import Tensor
+
 from stream_rnn.engine.attempts import Attempts, Unwatched
 from stream_rnn.engine.block import Item, OpenBlock
 from stream_rnn.engine.frames import Frames, Tick, moved, tick_of
@@ -78,6 +80,7 @@ class Engine:
         keep_bytes: of the original payload in a dead letter.
         replayed_until: ordinal up to which events were possibly emitted before.
         attempts: told of each event before and after it is attempted; knows which ones not to.
+        on_event: told of each event, in order: the stage that refused it, or None.
         on_tick: told of each tick, between two of them; may move the fallback ladder.
         on_score: told of each scored prediction: the prediction, its target and its loss.
         drift: watches the losses, or None.
@@ -96,6 +99,7 @@ class Engine:
         keep_bytes: int = 4096,
         replayed_until: int = 0,
         attempts: Attempts | None = None,
+        on_event: Callable[[str | None], None] = lambda refused: None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_score: Callable[[list[float], list[float] | int, float], None] | None = None,
         drift: Drift | None = None,
@@ -107,6 +111,7 @@ class Engine:
         self.batching = batching
         self.replayed_until = replayed_until
         self.attempts: Attempts = Unwatched() if attempts is None else attempts
+        self.on_event = on_event
         self.on_tick = on_tick
         self.on_score = on_score
         self.drift = drift
@@ -263,13 +268,20 @@ class Engine:
             if lane is None:
                 continue
             lanes_B = self._frames.only(lane)
-            start = perf_counter()
-            paid = self.learner.pay(lanes_B)
-            if paid is not None:
-                self.on_tick(tick_of(paid, perf_counter() - start, paid=True))
+            self._pay(lanes_B)
             self.learner.reset(lanes_B)
             self.task.end_episode(lane)
             self._pending.reset_lane(lane)
+
+    def pay(self) -> None:
+        """Between two ticks: let every lane's update-locked window pay now what it owes."""
+        self._pay(self._frames.every())
+
+    def _pay(self, lanes_B: Tensor) -> None:
+        start = perf_counter()
+        paid = self.learner.pay(lanes_B)
+        if paid is not None:
+            self.on_tick(tick_of(paid, perf_counter() - start, paid=True))
 
     def _tick(self, runs: Sequence[_Run], i: int) -> None:
         """Step i of each run: one pass of the learner."""
@@ -344,6 +356,7 @@ class Engine:
                 self.counts.predictions += 1
                 self.counts.replayed += replayed
             self.positions[item.event.partition] = item.event.position
+            self.on_event(None if item.letter is None else item.letter["stage"])
 
     # State ----------------------------------------------------------------------------------------
 

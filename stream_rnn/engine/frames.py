@@ -100,6 +100,10 @@ class Frames:
         lanes_B[lane] = True
         return lanes_B.to(self._device)
 
+    def every(self) -> Tensor:
+        """A mask of all lanes, on the device."""
+        return torch.ones(len(self._live_B), dtype=torch.bool, device=self._device)
+
 
 @dataclass(frozen=True, slots=True)
 class Tick:

@@ -51,6 +51,9 @@ def migrate_host(plan: Plan, carried: list[str], fresh: list[str]) -> Table:
         after["drift"] = before["drift"]
     if told("health (rung of the ladder)", plan.same_governor):
         new["governor"] = old["governor"]
+    if "freeze" in old:  # a person said so, and has not taken it back
+        new["freeze"] = old["freeze"]
+        carried.append("freeze")
     return new
 
 

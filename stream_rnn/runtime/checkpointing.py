@@ -6,12 +6,14 @@ work and loses none.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
@@ -41,6 +43,19 @@ UNFIT = (
     RuntimeError,  # torch's, and too deep a recursion
 )
 """What a state that belongs to another model, or is nonsense, makes its readers raise."""
+WAIT_S = 1.0  # between two signs of life
+
+_log = logging.getLogger(__name__)
+
+
+class Part(Protocol):
+    """Something small that influences the future, saved as plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values; none where there is nothing to say."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take what `state_dict` gave."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,8 @@ class Checkpointing:
         outputs: written before a copy is made, flushed before it becomes durable.
         metrics: the daemon's numbers.
         clock: seconds, monotonic.
+        parts: what else influences the future, by name; what has no state leaves no trace.
+        still_writing: called now and then while the last snapshot is waited for.
     """
 
     def __init__(
@@ -97,10 +114,18 @@ class Checkpointing:
         outputs: Outputs,
         metrics: Metrics,
         clock: Callable[[], float],
+        parts: Mapping[str, Part] | None = None,
+        still_writing: Callable[[], None] = lambda: None,
     ) -> None:
         self.identity = identity
+        self.schedule = schedule
+        self.keeps = store is not None
+        self.n_taken = self.n_finished = 0  # snapshots of this process
+        self.result: SavedInfo | Failure | None = None  # of the newest that finished
+        self.newest: Path | None = None  # the newest durable one
         self._store = store
-        self._schedule = schedule
+        self._parts = parts or {}
+        self._still_writing = still_writing
         self._source = source
         self._engine = engine
         self._governor = governor
@@ -111,7 +136,9 @@ class Checkpointing:
         self._attempts: Attempts | None = None
         self._started_at = self._saved_at = clock()  # _saved_at: of the newest try
         self._saved_ordinal = 0  # of the newest snapshot handed to the writer
-        self._in_flight: deque[int] = deque()  # ordinals, until their result is collected
+        # ordinals and changes, until their result is collected
+        self._in_flight: deque[tuple[int, int]] = deque()
+        self._changes = self._durable_changes = 0  # of `parts`: they come without an event
         self._durable_ordinal = -1  # of the newest one known to be durable
         self._durable_at: float | None = None
         self._migrated_from: dict[str, Any] | None = None  # until a snapshot says so
@@ -126,6 +153,8 @@ class Checkpointing:
             if engine.step != loaded.step:
                 raise ValueError(f"host state of step {engine.step} in step {loaded.step}")
             self._governor.load_state_dict(host["governor"])
+            for name, each in self._parts.items():
+                each.load_state_dict(host.get(name, {}))
             engine.positions = dict(loaded.positions.get(SOURCE, {}))
         except UNFIT as error:
             raise ConfigError(
@@ -133,6 +162,7 @@ class Checkpointing:
                 "give it another [state] dir, or start over with --fresh (the old state is kept)"
             ) from error
         self._saved_ordinal = self._durable_ordinal = engine.ordinal
+        self.newest = loaded.path
         if self._migrated_from is not None:  # not durable as this model's yet
             self._durable_ordinal -= 1
 
@@ -150,6 +180,8 @@ class Checkpointing:
             comes_again = self._source.guarantee is not Guarantee.FIRE_AND_FORGET
             if comes_again:
                 self._engine.replayed_until = mark.value
+            else:
+                self._count_the_lost(mark)
             attempts = Attempts(
                 mark, Quarantine(directory), counts=comes_again, keep=self._store.keep
             )
@@ -160,6 +192,13 @@ class Checkpointing:
             stack.callback(self._writer.close)
         self._started_at = self._saved_at = self._clock()
 
+    def _count_the_lost(self, mark: AttemptMark) -> None:
+        """What was learned and is in no snapshot, of a source that brings nothing again."""
+        lost = max(0, mark.reached - self._engine.ordinal)
+        self._metrics.recovery_gap_events = lost
+        if lost:
+            _log.warning("%d events were learned after the newest snapshot and are lost", lost)
+
     def disarm(self) -> None:
         """The process was told to stop: how it ends says nothing about the event at hand."""
         if self._attempts is not None:
@@ -167,14 +206,14 @@ class Checkpointing:
 
     def due(self) -> bool:
         """Whether one is due by the count of events: asked after each event."""
-        every = self._schedule.every_events
+        every = self.schedule.every_events
         if self._writer is None or every is None or not self._engine.at_boundary:
             return False
         return self._engine.ordinal // every > self._saved_ordinal // every
 
     def due_by_time(self) -> bool:
         """Whether one is due by the clock: asked between two polls."""
-        every_s = self._schedule.every_s
+        every_s = self.schedule.every_s
         if self._writer is None or every_s is None or not self._engine.at_boundary:
             return False
         return self._n_unsaved() > 0 and self._clock() - self._saved_at >= every_s
@@ -194,6 +233,7 @@ class Checkpointing:
         start = time.perf_counter()
         engine = self._engine
         host = {"engine": engine.state_dict(), "governor": self._governor.state_dict()}
+        host |= {name: state for name, each in self._parts.items() if (state := each.state_dict())}
         snapshot = Snapshot(
             step=engine.step,
             tensors={name: t.detach().clone() for name, t in engine.learner.state_dict().items()},
@@ -207,7 +247,8 @@ class Checkpointing:
         taken = self._writer.submit(snapshot)
         if taken:
             self._saved_ordinal = engine.ordinal
-            self._in_flight.append(engine.ordinal)
+            self._in_flight.append((engine.ordinal, self._changes))
+            self.n_taken += 1
             self._saved_at = self._clock()
         self._metrics.stage_seconds["snapshot_copy"] += time.perf_counter() - start
         return taken
@@ -217,14 +258,17 @@ class Checkpointing:
         if self._writer is None:
             return
         for result in self._writer.finished():
-            ordinal = self._in_flight.popleft()
+            ordinal, changes = self._in_flight.popleft()
+            self.n_finished += 1
+            self.result = result
             if isinstance(result, SavedInfo):
                 self._source.ack(result.positions.get(SOURCE, {}))
                 self._metrics.snapshots += 1
                 self._metrics.snapshot_seconds = result.seconds
                 self._metrics.snapshot_bytes = result.size_bytes
                 self._durable_at = self._clock()
-                self._durable_ordinal = ordinal
+                self._durable_ordinal, self._durable_changes = ordinal, changes
+                self.newest = result.path
                 self._migrated_from = None
                 if self._attempts is not None:
                     self._attempts.forget_before(ordinal)
@@ -235,18 +279,33 @@ class Checkpointing:
         """Make everything durable; raises CheckpointError if that fails."""
         if self._writer is None:
             return
-        self._writer.drain(LAST_SNAPSHOT_S)
-        self.collect()
-        if self._engine.ordinal > self._durable_ordinal:
+        self._wait()
+        if self._engine.ordinal > self._durable_ordinal or not self.everything_is_durable:
             self.take()
-            self._writer.drain(LAST_SNAPSHOT_S)
-            self.collect()
+            self._wait()
         lost = self._n_unsaved()
         if lost > 0:
             raise CheckpointError(
                 f"[state] the last snapshot could not be written (see above): {lost} events are in "
                 "none; those of a source that rewinds come again at the next start"
             )
+
+    def touch(self) -> None:
+        """One of `parts` changed: what is durable is no longer what is now."""
+        self._changes += 1
+
+    @property
+    def everything_is_durable(self) -> bool:
+        """Whether the newest durable snapshot holds what is now."""
+        return self._n_unsaved() <= 0 and self._changes == self._durable_changes
+
+    def _wait(self) -> None:
+        """For the snapshot in flight."""
+        assert self._writer is not None
+        until = self._clock() + LAST_SNAPSHOT_S
+        while not self._writer.drain(WAIT_S) and self._clock() < until:
+            self._still_writing()
+        self.collect()
 
     def age_s(self) -> float | None:
         """Of the newest snapshot made durable by this process. Any thread."""

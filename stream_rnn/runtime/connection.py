@@ -39,25 +39,25 @@ class Connection:
         clock: Callable[[], float],
     ) -> None:
         self.connected = False
+        self.gone_s = gone_s
         self._source = source
         self._engine = engine
         self._metrics = metrics
         self._loop = loop
-        self._gone_s = gone_s
         self._clock = clock
         self._patience = Patience(loop)
-        self._gone_since: float | None = None
+        self.gone_since: float | None = None
 
     def open(self) -> None:
-        """Open the source, backing off; raises SourceGone after `gone_s`, returns at a stop."""
-        while not self._loop.stopping:
+        """Open the source, backing off; raises SourceGone after `gone_s`, returns at the end."""
+        while not (self._loop.stopping or self._loop.draining):
             try:
                 self._source.open(dict(self._engine.positions) or None)
             except NotConnected as error:
                 _log.warning("%s; trying again in %.1f s", error, self._patience.wait_s)
                 self._wait(error)
                 continue
-            self._gone_since = self._clock() if self._gone_since is None else self._gone_since
+            self.gone_since = self._clock() if self.gone_since is None else self.gone_since
             self.connected = True
             return
 
@@ -65,21 +65,21 @@ class Connection:
         """The connection broke: go on after the last event that a tick has taken in."""
         _log.warning("the source is not connected: %s", error)
         self.connected = False
-        if self._gone_since is not None:  # it opened, and broke before it delivered anything
+        if self.gone_since is not None:  # it opened, and broke before it delivered anything
             self._wait(error)
         self.open()
         self._metrics.reconnects += 1
 
     def delivered(self) -> None:
         """A poll came back, with events or without: the source is there."""
-        self._gone_since = None
+        self.gone_since = None
         self._patience.renew()
 
     def _wait(self, error: NotConnected) -> None:
         now = self._clock()
-        self._gone_since = now if self._gone_since is None else self._gone_since
-        if now - self._gone_since > self._gone_s:
+        self.gone_since = now if self.gone_since is None else self.gone_since
+        if now - self.gone_since > self.gone_s:
             raise SourceGone(
-                f"[source] not reachable for {self._gone_s:g} s ([limits] gone_s): {error}"
+                f"[source] not reachable for {self.gone_s:g} s ([limits] gone_s): {error}"
             ) from error
-        self._patience.wait(self._gone_s)
+        self._patience.wait(self.gone_s)

@@ -5,12 +5,10 @@ An exception never checkpoints. Nothing that influences learning looks at a cloc
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Protocol
 
 from stream_rnn.checkpoint.faults import fault
 from stream_rnn.checkpoint.snapshot import Loaded
@@ -20,25 +18,23 @@ from stream_rnn.engine.engine import Engine
 from stream_rnn.engine.frames import Tick, numerics
 from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
+from stream_rnn.notify import Notifier
 from stream_rnn.overload import Overload
+from stream_rnn.runtime.batches import fill_of, not_after
+from stream_rnn.runtime.breaker import Breaker
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Schedule
 from stream_rnn.runtime.connection import Connection, SourceGone
+from stream_rnn.runtime.control import Control
+from stream_rnn.runtime.holds import Freeze, Pause
 from stream_rnn.runtime.intake import Intake, Shed, Taken
 from stream_rnn.runtime.outputs import Outputs
-from stream_rnn.runtime.rungs import WHY, Ladder
+from stream_rnn.runtime.publisher import Publisher
+from stream_rnn.runtime.rungs import Ladder, Moves
 from stream_rnn.runtime.watch import Watch
 from stream_rnn.spi import EndOfStream, Guarantee, NotConnected, Sink, Source
 
-_log = logging.getLogger(__name__)
-
 POLL_S = 0.2
-
-
-class Publisher(Protocol):
-    """Who answers readers from copies of the state."""
-
-    def publish_if_asked(self) -> None:
-        """Between two events, on the loop's thread; copies only if somebody asked."""
+DRAIN_S = 5.0  # for what waits in the queues of a source that cannot rewind
 
 
 class Runtime:
@@ -61,6 +57,8 @@ class Runtime:
         gone_s: patience with a source that is gone.
         unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
         overload: what happens when more events come than can be learned.
+        breaker: events, and the share of them refused, that stop polling; no events: never.
+        notifier: tells the service manager.
         clock: seconds, monotonic.
     """
 
@@ -83,21 +81,24 @@ class Runtime:
         gone_s: float = 3600.0,
         unsaved_s: float = 300.0,
         overload: Overload | None = None,
+        breaker: tuple[int, float] = (0, 1.0),
+        notifier: Notifier | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
         self.engine = engine
-        self.governor = governor
-        self.ladder = ladder
-        self.rule = rule
+        self.governor, self.ladder, self.rule = governor, ladder, rule
         self.metrics = metrics
         self.poll_events = poll_events
         self.clock = clock
         self.stopping = False
         self.readers: Publisher | None = None  # may be set before `run`
-        self._keeps = store is not None
-        self._has_moved = False  # on the ladder, since the newest snapshot
         self.intake = Intake(source, overload or Overload(), rewinds=self._rewinds())
+        self.moves = Moves(self.intake, engine, governor, ladder, rule, metrics)
+        self.notifier = notifier or Notifier()
+        self.pause = Pause()
+        self.freeze = Freeze(engine, None if ladder is None else ladder.teaching)
+        self.breaker = Breaker(*breaker, self.pause, metrics)
         self.connection = Connection(source, engine, metrics, self, gone_s, clock)
         self.outputs = Outputs(engine, sinks, dead_letters, metrics, self)
         self.checkpointing = Checkpointing(
@@ -110,6 +111,8 @@ class Runtime:
             outputs=self.outputs,
             metrics=metrics,
             clock=clock,
+            parts={"freeze": self.freeze},
+            still_writing=self.notifier.still_stopping,
         )
         self.watch = Watch(
             source,
@@ -125,15 +128,26 @@ class Runtime:
             console=console,
             unsaved_s=unsaved_s,
             clock=clock,
+            pause=self.pause,
+            freeze=self.freeze,
+            notifier=self.notifier,
         )
-        engine.on_tick = self._on_tick
+        self.control = Control(
+            engine,
+            self.checkpointing,
+            self.pause,
+            self.freeze,
+            self.breaker,
+            status=self.watch.status,
+            snapshot=self._snapshot,
+        )
+        engine.on_tick, engine.on_event = self._on_tick, self.breaker.count
 
     def restore(self, loaded: Loaded) -> None:
         """Continue from a snapshot, before `run`; raises ConfigError if it does not fit."""
         self.checkpointing.restore(loaded)
         self.watch.restored()
-        if self.ladder is not None:
-            self.ladder.move(self.governor.level)  # tells the learner what it teaches on this rung
+        self.moves.restored()
 
     def run(self, max_events: int | None = None) -> None:
         """Until the end of the stream, `max_events` events, or `stop`; then a last snapshot.
@@ -145,16 +159,22 @@ class Runtime:
         """
         with ExitStack() as stack:
             stack.enter_context(numerics())
+            stack.callback(self.control.abandon)
             self.outputs.open(stack)
             self.checkpointing.open(stack)
             stack.callback(self.source.close)
             try:
                 self.connection.open()
+                if self.connection.connected:
+                    self.notifier.ready()
                 self._loop(max_events)
             except SourceGone:  # not an accident: the state is sound
+                self.notifier.stopping()
                 self.checkpointing.finish()
                 raise
+            self.notifier.stopping()
             self.checkpointing.finish()
+            self.control.finished()
         self.watch.publish(final=True)
 
     def stop(self) -> None:
@@ -162,22 +182,37 @@ class Runtime:
         self.stopping = True
         self.checkpointing.disarm()
 
+    @property
+    def draining(self) -> bool:
+        """Whether to leave once what was received is learned and durable."""
+        return self.control.draining
+
     def nap(self, seconds: float, *, snapshots: bool = True) -> None:
         """Wait, but stay alive: signals, snapshots in flight and the progress line go on."""
         until = self.clock() + seconds
-        while not self.stopping and self.clock() < until:
+        while not (self.stopping or self.clock() >= until or (self.draining and snapshots)):
             time.sleep(min(POLL_S, max(0.0, until - self.clock())))
             self._housekeeping(snapshots=snapshots)
 
     def _loop(self, max_events: int | None) -> None:
         engine = self.engine
         last = math.inf if max_events is None else engine.fed + max_events
+        drained_at = math.inf
         while not self.stopping and engine.fed < last:
+            if self.draining:
+                # a source that rewinds brings the rest again; of another one it would be lost
+                drained_at = min(drained_at, self.clock() + DRAIN_S)
+                waits = self.connection.connected and not (self._rewinds() or self.pause.reasons)
+                if not waits or self.clock() >= drained_at:
+                    break
+            elif self.pause.reasons:
+                self._rest()
+                continue
             start, stage = time.perf_counter(), "wait"
             wanted = int(min(self.poll_events, last - engine.fed))
             try:
-                taken = self.intake.poll(wanted, POLL_S)
-                fill = _fill(taken.received, wanted)
+                taken = self.intake.poll(wanted, 0.0 if self.draining else POLL_S)
+                fill = fill_of(taken.received, wanted)
                 stage = "receive" if fill == "full" else "wait"  # the others found it drained
             except NotConnected as error:
                 if self._rewinds():
@@ -194,13 +229,21 @@ class Runtime:
             self.metrics.polls[fill] += 1
             self._take(taken)
             self._housekeeping()
+            if self.draining and not taken.items:
+                break
         if self._rewinds():
             engine.drop_open_block()
         else:
-            if self.stopping and engine.fed < last:
+            if (self.stopping or self.draining) and engine.fed < last:
                 self._take(self.intake.rest())
             engine.close_block()
             self.outputs.write()
+
+    def _rest(self) -> None:
+        """Paused: the source stays open and is not asked, which is its back-pressure."""
+        while self.pause.reasons and not (self.stopping or self.draining):
+            self.nap(POLL_S)
+        self.connection.delivered()  # it is not to blame for the silence
 
     def _rewinds(self) -> bool:
         """Whether events that no tick has taken in come again."""
@@ -217,7 +260,7 @@ class Runtime:
                 self._pass_over(event)
                 continue
             last = engine.last_fed(event.partition)
-            if last is not None and _not_after(event.position, last):
+            if last is not None and not_after(event.position, last):
                 self.metrics.duplicates_dropped += 1
                 continue
             engine.feed(event)
@@ -227,6 +270,8 @@ class Runtime:
                 self.metrics.end_to_end_seconds.observe(time.time() - event.timestamp)
             if self.checkpointing.due() or self._move_is_unsaved():
                 self._snapshot()
+            if self.control.waiting:  # a batch may take long
+                self._serve()
         else:
             engine.end_of_poll()
             if engine.at_boundary and taken.resume:
@@ -239,7 +284,7 @@ class Runtime:
         newer = {
             partition: position
             for partition, position in shed.positions.items()
-            if (last := self.engine.last_fed(partition)) is None or not _not_after(position, last)
+            if (last := self.engine.last_fed(partition)) is None or not not_after(position, last)
         }
         self.engine.pass_over(shed.n, newer)
 
@@ -247,43 +292,30 @@ class Runtime:
         """After each tick, before the next one: the only place where the ladder moves."""
         fault("in_tick")
         self.watch.on_tick(tick)
-        governor, ladder = self.governor, self.ladder
-        level = governor.observe(
-            tick.restarted > 0 or tick.refused,
-            tick.seconds,
-            # sync: reads the device, seldom
-            noise=ladder.noise() if ladder is not None and governor.wants_noise else None,
-            lag=self.intake.lag() if governor.wants_lag else None,
-        )
-        if ladder is None or level == ladder.level:
-            return
-        before = self.rule()
-        direction = "down" if level > ladder.level else "up"
-        ladder.move(level)
-        self._has_moved = True
-        self.metrics.fallback_moves[direction, governor.reason] += 1
-        _log.warning(
-            "fallback: %s -> %s at tick %d (%s)",
-            before,
-            self.rule(),
-            self.engine.step,
-            WHY[governor.reason],
-        )
+        self.moves.on_tick(tick)
 
     def _move_is_unsaved(self) -> bool:
         """Whether the ladder moved since the newest snapshot, and one may be taken now."""
-        return self._has_moved and self._keeps and self.engine.at_boundary
+        return self.moves.is_unsaved and self.checkpointing.keeps and self.engine.at_boundary
 
     def _snapshot(self) -> None:
-        if self.checkpointing.take():
-            self._has_moved = False
+        """Take one, unless a block is open or another one is being written."""
+        takes = self.checkpointing.keeps and self.engine.at_boundary
+        if takes and self.checkpointing.take():
+            self.moves.is_unsaved = False
+
+    def _serve(self, *, snapshots: bool = True) -> None:
+        """Do what a person or a signal asked for."""
+        self.checkpointing.collect()
+        if self.control.waiting:
+            self.control.turn(snapshots=snapshots)
 
     def _housekeeping(self, *, snapshots: bool = True) -> None:
         """Between polls, and at least every `POLL_S` seconds while nothing comes."""
         self.watch.beat()
         if self.readers is not None:
             self.readers.publish_if_asked()
-        self.checkpointing.collect()
+        self._serve(snapshots=snapshots)
         if snapshots and (
             self.checkpointing.due()
             or self.checkpointing.due_by_time()
@@ -292,15 +324,3 @@ class Runtime:
         ):
             self._snapshot()
         self.watch.publish_if_due()
-
-
-def _fill(n_events: int, wanted: int) -> str:
-    """What a poll brought, as a label."""
-    return "empty" if n_events == 0 else "part" if n_events < wanted else "full"
-
-
-def _not_after(position: int | str, last: int | str) -> bool:
-    """Whether an event at `position` was applied before."""
-    if type(position) is not type(last):
-        raise TypeError(f"position {position!r} cannot be compared with {last!r}: types differ")
-    return position <= last  # type: ignore[operator]

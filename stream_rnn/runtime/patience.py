@@ -13,6 +13,10 @@ class Loop(Protocol):
 
     stopping: bool
 
+    @property
+    def draining(self) -> bool:
+        """Whether to leave once what was received is learned and durable."""
+
     def stop(self) -> None:
         """Nobody reads any more: drain."""
 

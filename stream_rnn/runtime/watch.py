@@ -8,18 +8,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stream_rnn import __version__
-from stream_rnn.console import Console, Progress
+from stream_rnn.console import Console, Progress, line
 from stream_rnn.engine.engine import Engine
 from stream_rnn.engine.frames import Tick
 from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
+from stream_rnn.notify import Notifier
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing
 from stream_rnn.runtime.connection import Connection
 from stream_rnn.runtime.feed import Feed
+from stream_rnn.runtime.holds import Freeze, Pause
 from stream_rnn.runtime.intake import Intake
 from stream_rnn.runtime.outputs import Outputs
 from stream_rnn.runtime.showing import Showing
-from stream_rnn.spi import Source
+from stream_rnn.spi import LEVELS, WHY_SO, Finding, Source
 
 PUBLISH_S = 0.5
 REPORT_S = 2.0
@@ -41,6 +43,8 @@ class Watch:
         console: where progress is shown.
         unsaved_s: patience without a durable snapshot before the daemon says it is not ready.
         clock: seconds, monotonic.
+        pause, freeze: what holds the run back.
+        notifier: told by the loop's thread that it turns, and what it does.
 
     Attributes:
         feed: frames for a live page, put while somebody watches.
@@ -62,6 +66,9 @@ class Watch:
         console: Console,
         unsaved_s: float,
         clock: Callable[[], float],
+        pause: Pause,
+        freeze: Freeze,
+        notifier: Notifier,
     ) -> None:
         self._source = source
         self._connection = connection
@@ -73,8 +80,13 @@ class Watch:
         self._rule = rule
         self._metrics = metrics
         self._console = console
-        self._unsaved_s = unsaved_s
+        self.unsaved_s = unsaved_s
+        self.findings: list[Finding] = []  # of the source, at the start
         self._clock = clock
+        self._pause = pause
+        self._freeze = freeze
+        self._notifier = notifier
+        self._say_alive_at = -math.inf
         self._applied = 0
         self._last_beat = clock()
         self._published = self._reported = -math.inf
@@ -104,7 +116,9 @@ class Watch:
 
     def beat(self) -> None:
         """The loop turns."""
-        self._last_beat = self._clock()
+        self._last_beat = now = self._clock()
+        if now >= self._say_alive_at:
+            self._say_alive_at = self._notifier.alive(now)
 
     def on_tick(self, tick: Tick) -> None:
         """Count one tick."""
@@ -169,6 +183,8 @@ class Watch:
         m.lanes_used, m.lane_evictions = engine.lanes.used, evictions - evictions_before
         m.drift_alarms = alarms - alarms_before
         m.connected = int(self._connection.connected)
+        m.paused = int(bool(self._pause.reasons))
+        m.frozen = int(self._freeze.since_step is not None)
         if counts.applied > self._applied:
             self._applied = counts.applied
             m.last_event_timestamp_seconds = time.time()
@@ -199,18 +215,18 @@ class Watch:
         baseline = self._engine.task.baseline
         loss, baselines = self._engine.task.scores.live()
         events = self._metrics.lag_events
-        self._console.show(
-            Progress(
-                events=applied,
-                events_per_s=rate,
-                loss=loss,
-                baseline_loss=baselines.get(baseline),
-                baseline=baseline,
-                rule=self._rule(),
-                lag="-" if events is None else f"{events:g} events",
-                snapshot_age_s=self._checkpointing.age_s(),
-            )
+        progress = Progress(
+            events=applied,
+            events_per_s=rate,
+            loss=loss,
+            baseline_loss=baselines.get(baseline),
+            baseline=baseline,
+            rule=self._rule(),
+            lag="-" if events is None else f"{events:g} events",
+            snapshot_age_s=self._checkpointing.age_s(),
         )
+        self._console.show(progress)
+        self._notifier.status(lambda: "; ".join([*self.ready(), line(progress)]))
 
     def silent_s(self) -> float:
         """Seconds since the loop last turned."""
@@ -226,6 +242,7 @@ class Watch:
         reasons = self.live()
         if not self._connection.connected:
             reasons.append("the source is not connected")
+        reasons += self._pause.reasons.values()
         loss = self._metrics.prequential_loss
         if loss is not None and not math.isfinite(loss):
             reasons.append("the loss is not finite")
@@ -236,7 +253,7 @@ class Watch:
                 "go back to an older snapshot or start over with --fresh"
             )
         unsaved_s = self._checkpointing.unsaved_s()
-        if unsaved_s > self._unsaved_s:
+        if unsaved_s > self.unsaved_s:
             reasons.append(f"no snapshot for {unsaved_s:.0f} s")
         return reasons
 
@@ -246,11 +263,14 @@ class Watch:
         return {
             "source": self._source.describe(),
             "guarantee": self._source.guarantee.value,
+            "sources": [self._promise()],
             "task": engine.task.describe(),
             "rule": self._rule(),
             "fallback_level": self._governor.level,
             "fallback_reason": self._governor.reason,
             "teaches": engine.learner.teaches,
+            "frozen_since_step": self._freeze.since_step,
+            "paused": list(self._pause.reasons.values()),
             "step": engine.step,
             "events_applied": engine.counts.applied,
             "events_rejected": dict(engine.counts.rejected),
@@ -278,4 +298,16 @@ class Watch:
             "streams": engine.lanes.capacity,
             "parameters": self._metrics.parameters,
             "execution": self._checkpointing.identity.execution,
+        }
+
+    def _promise(self) -> dict[str, Any]:
+        """What the source promises, why, on which conditions, and how it turned out."""
+        guarantee = self._source.guarantee
+        return {
+            "name": SOURCE,
+            "reads": self._source.describe(),
+            "level": LEVELS[guarantee],
+            "why": WHY_SO[guarantee],
+            "conditions": [{"ok": each.ok, "text": each.text} for each in self.findings],
+            "recovery_gap_events": self._metrics.recovery_gap_events,
         }

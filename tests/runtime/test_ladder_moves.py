@@ -203,7 +203,7 @@ def test_unsound_credit_takes_every_edge_down_and_calm_every_edge_up(
 ) -> None:
     runtime = make(EVERY_EDGE, [*records(N_EVENTS, BAD_AT), EndOfStream()])
     told = watched(runtime)
-    with caplog.at_level(logging.WARNING, "stream_rnn.runtime.loop"):
+    with caplog.at_level(logging.WARNING, "stream_rnn.runtime.rungs"):
         runtime.run()
     assert way(told) == DOWN_AND_UP
     assert_sound(runtime, told, N_EVENTS)
