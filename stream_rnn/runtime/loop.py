@@ -20,7 +20,7 @@ from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
 from stream_rnn.notify import Notifier
 from stream_rnn.overload import Overload
-from stream_rnn.runtime.batches import fill_of, not_after
+from stream_rnn.runtime.batches import fill_of, not_after, pass_over
 from stream_rnn.runtime.breaker import Breaker
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Schedule
 from stream_rnn.runtime.connection import Connection, SourceGone
@@ -257,7 +257,7 @@ class Runtime:
             if self.stopping and rewinds:  # what cannot come again is learned before we leave
                 break
             if isinstance(event, Shed):
-                self._pass_over(event)
+                pass_over(engine, event)
                 continue
             last = engine.last_fed(event.partition)
             if last is not None and not_after(event.position, last):
@@ -278,15 +278,6 @@ class Runtime:
                 engine.positions = dict(taken.resume)
         self.metrics.events_in[SOURCE] += taken.received
         self.outputs.write()
-
-    def _pass_over(self, shed: Shed) -> None:
-        """What was given up counts as applied, and its repetition as a repetition."""
-        newer = {
-            partition: position
-            for partition, position in shed.positions.items()
-            if (last := self.engine.last_fed(partition)) is None or not not_after(position, last)
-        }
-        self.engine.pass_over(shed.n, newer)
 
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""
