@@ -42,7 +42,7 @@ class Breaker:
         self._metrics.breaker_open = 0
 
     def count(self, refused: str | None) -> None:
-        """One event was used, or `refused` at that stage. Called once per event, well under 1 us."""
+        """One event was used, or `refused` at that stage. Once per event, under 1 us."""
         if not self._events:
             return
         window, i = self._window, self._next
