@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,17 +43,26 @@ every_events = 1_000_000
 
 @dataclass(frozen=True)
 class Kind:
-    """A row's model: its cell, and its rule where the cell needs one."""
+    """A row's model.
+
+    Attributes:
+        credit: its rule, where the cell needs one.
+        ticks: units -> so many that they outweigh the noise of the start.
+    """
 
     cell: str
     credit: str
+    ticks: Callable[[int], int]
 
     @property
     def name(self) -> str:
         return f"{self.cell}, {self.credit}" if self.credit else self.cell
 
 
-KINDS = (Kind("lstm", "ok"), Kind("lru", ""))
+KINDS = (
+    Kind("lstm", "ok", lambda units: 2048 if units <= 32 else 128),
+    Kind("lru", "", lambda units: 20_000),
+)
 
 
 @dataclass(frozen=True)
@@ -101,15 +110,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--units", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--lanes", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--ticks", type=int, help="of the shorter run; more for small nets")
+    parser.add_argument("--ticks", type=int, help="of the shorter run; else by the model")
+    names = [kind.cell for kind in KINDS]
+    parser.add_argument("--cells", nargs="+", default=names, choices=names)
     given = parser.parse_args(arguments)
     print(f"{loading.describe()}\n")
     print("| Model | Units | Lanes | Memory, MB | CPU time per event, ms | Snapshot, MB |")
     print("|---|---|---|---|---|---|")
-    for kind in KINDS:
+    for kind in (kind for kind in KINDS if kind.cell in given.cells):
         for units in given.units:
             for lanes in given.lanes:
-                ticks = given.ticks or (2048 if units <= 32 else 128)
+                ticks = given.ticks or kind.ticks(units)
                 need = measure(kind, units, lanes, ticks * lanes)
                 print(
                     f"| {kind.name} | {units} | {lanes} | {need.peak_mb:.0f} "
