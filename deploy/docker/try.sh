@@ -13,7 +13,11 @@ mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
 for tool in buildah debootstrap podman runc conmon; do
     command -v "$tool" >/dev/null || { echo "try.sh: $tool is not installed"; exit 69; }
 done
-mkdir -p "$work" && cd "$work"
+# it is deleted at the end: it must be ours
+if [ -e "$work" ] && [ ! -e "$work/made-by-try.sh" ]; then
+    echo "try.sh: $work exists and is not this script's; name another folder"; exit 73
+fi
+mkdir -p "$work" && cd "$work" && touch made-by-try.sh
 export BUILDAH_ISOLATION=chroot TMPDIR="$work"
 store=(--root "$work/storage" --runroot "$work/run" --storage-driver "${STORAGE_DRIVER:-overlay}")
 image=localhost/stream-rnn:try
