@@ -27,8 +27,8 @@ cell = { kind = "gru", units = 32 }
 credit = { kind = "rtrl" }
 """
 PATIENCE_S = 60.0
-N_VIEWS = 200
-N_COPIES = 12
+N_SEEN = 6  # snapshots looked at, each of them several times
+N_COPIES = 8
 Seen = dict[str, tuple[int, int, str]]
 
 
@@ -69,29 +69,30 @@ def view(folder: Path) -> Seen | None:
 
 def test_a_snapshot_never_changes_from_the_moment_it_has_its_name(state):
     first: dict[str, Seen] = {}
-    again = 0
-    for _ in range(N_VIEWS):
+    views = 0
+    deadline = time.monotonic() + PATIENCE_S
+    while len(first) < N_SEEN or views < 3 * len(first):
+        assert time.monotonic() < deadline, "the daemon saves too little for this to mean anything"
         for folder in snapshots(state)[:3]:
             seen = view(folder)
             if seen is None:
                 continue
             assert seen == first.setdefault(folder.name, seen)
-            again += 1
-    assert len(first) > 5, "the daemon saved too little for this to mean anything"
-    assert again > 2 * len(first)
+            views += 1
 
 
 def test_a_copy_made_while_the_daemon_runs_has_a_sound_snapshot(state, tmp_path):
-    steps = []
-    for i in range(N_COPIES):
-        copy = tmp_path / f"copy-{i}"
+    steps: list[int] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(set(steps)) < N_COPIES:
+        assert time.monotonic() < deadline, f"the daemon saves too little: {steps}"
+        copy = tmp_path / f"copy-{len(steps)}"
         subprocess.run(["cp", "-a", state, copy], check=False, capture_output=True)
         loaded = newest_readable(snapshots(copy))
         assert loaded is not None
         steps.append(loaded.step)
         time.sleep(0.05)
     assert steps == sorted(steps)
-    assert steps[-1] > steps[0], "the daemon saved nothing meanwhile"
 
 
 def test_a_copy_lets_a_second_daemon_go_on_beside_the_first(state, tmp_path):
