@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test check test-slow test-gpu bench soak storm fuzz clean
+.PHONY: help setup native demo test check test-slow test-gpu bench soak storm fuzz image clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -56,6 +56,9 @@ soak: $(STAMP)  ## 1,000,000 events: memory and time per event, with their slope
 
 fuzz: $(STAMP)  ## Mutated payloads (1,000,000), snapshots (100,000), configurations (10,000); hours
 	OMP_NUM_THREADS=1 RUST_BACKTRACE=0 $(BIN)/python -m benchmarks.fuzz 2> /dev/null
+
+image:  ## Build the container image and run it: learns, ends, goes on, survives kill -9 (root, no Docker)
+	deploy/docker/try.sh
 
 clean:  ## Remove what the targets made (.venv too)
 	rm -rf $(VENV) out .mypy_cache .ruff_cache *.egg-info

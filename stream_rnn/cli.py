@@ -198,6 +198,22 @@ def ckpt_export(target: Path, step: str, file: Path) -> None:
 
 
 @cli.command()
+@click.argument("address", default="127.0.0.1:9464", metavar="[[https://]HOST:PORT]")
+@click.option("--ready", is_flag=True, help="Ask whether it does its job, not whether it is alive.")
+def health(address: str, ready: bool) -> None:
+    """Whether the daemon whose [metrics] page is at HOST:PORT is well: exit code 0, else 1."""
+    from stream_rnn import probe
+
+    try:
+        reasons = probe.ask(address, "/readyz" if ready else "/livez")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if reasons:
+        raise click.ClickException("; ".join(reasons))
+    click.echo("ok")
+
+
+@cli.command()
 @config_argument
 @max_events_option
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
