@@ -166,7 +166,10 @@ class Governor:
         full = len(self._recent) == self.trips
         if full and self._tick - self._recent[0] < self.window:
             return "unsound"
-        return next((name for name, n in self._bad.items() if n >= self.readings), None)
+        for name, n in self._bad.items():
+            if n >= self.readings:
+                return name
+        return None
 
     def _read(self, name: str, *pairs: tuple[float | None, float | None]) -> None:
         """One reading: values and their limits; what is unknown or has no limit says nothing."""

@@ -68,7 +68,7 @@ class Numeric(Task):
         return [number(record, name) for name in self.targets]
 
     def _scales_now(self, lane: int) -> tuple[Scale, ...]:
-        return tuple((s.mean, s.std) for s in self._scales.of(lane).values())
+        return tuple([(s.mean, s.std) for s in self._scales.of(lane).values()])
 
     def _learn_scales(self, values: Sequence[float], lane: int) -> None:
         for value, scaler in zip(values, self._scales.of(lane).values(), strict=True):
