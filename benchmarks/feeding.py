@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Literal
 
@@ -54,14 +53,18 @@ def event(i: int, with_bad: bool = True) -> tuple[bytes, str]:
 
 @contextmanager
 def producing(
-    kind: Kind, place: str, n_events: int | None, seconds: float | None
-) -> Iterator[Synchronized[Counts]]:
+    kind: Kind,
+    place: str,
+    n_events: int | None,
+    seconds: float | None,
+    with_bad: bool = True,
+) -> Iterator[Counts]:
     """Events into `place` from another process while the context lasts; killed at its end."""
     context = get_context("spawn")
     # without a lock: the daemon must not wait for its producer
-    counts: Synchronized[Counts] = context.Value(Counts, lock=False)  # type: ignore[assignment]
+    counts: Counts = context.Value(Counts, lock=False)  # type: ignore[assignment]
     process: BaseProcess = context.Process(
-        target=_produce, args=(kind, place, counts, n_events, seconds), daemon=True
+        target=_produce, args=(kind, place, counts, n_events, seconds, with_bad), daemon=True
     )
     process.start()
     try:
@@ -73,12 +76,17 @@ def producing(
 
 
 def _produce(
-    kind: Kind, place: str, counts: Counts, n_events: int | None, seconds: float | None
+    kind: Kind,
+    place: str,
+    counts: Counts,
+    n_events: int | None,
+    seconds: float | None,
+    with_bad: bool,
 ) -> None:
     try:
         with ExitStack() as stack:
             send, finish = _WAYS[kind](place, stack)
-            _pour(send, counts, n_events, seconds)
+            _pour(send, counts, n_events, seconds, with_bad)
             counts.done = 1
             finish()
     except BaseException:
@@ -91,6 +99,7 @@ def _pour(
     counts: Counts,
     n_events: int | None,
     seconds: float | None,
+    with_bad: bool,
 ) -> None:
     last = math.inf if n_events is None else n_events
     until = math.inf if seconds is None else time.monotonic() + seconds
@@ -100,7 +109,7 @@ def _pour(
             time.sleep(0.002)
             continue
         # a whole chunk, so that the last event is a good one
-        chunk = [event(j) for j in range(i, i + CHUNK)]
+        chunk = [event(j, with_bad) for j in range(i, i + CHUNK)]
         send([data for data, _ in chunk])
         i += CHUNK
         counts.undecodable += sum(kind == "undecodable" for _, kind in chunk)
@@ -123,7 +132,10 @@ def _to_file(
             file = path.open("ab", buffering=0)
         file.write(b"".join(line + b"\n" for line in lines))
 
-    stack.callback(lambda: file.close())
+    def close() -> None:
+        file.close()  # the newest one
+
+    stack.callback(close)
     return send, lambda: None
 
 

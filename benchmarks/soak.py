@@ -175,7 +175,7 @@ def _fed(
         place = f"{folder}/events.jsonl"
         Path(place).touch()
     with producing(KINDS[source], place, n_events, seconds) as counts:  # type: ignore[arg-type]
-        yield counts  # type: ignore[misc]
+        yield counts
 
 
 def parts_of(samples: list[Sample]) -> list[list[Sample]]:

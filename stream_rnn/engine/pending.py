@@ -64,7 +64,9 @@ class Pending:
         if self._task.horizon == 0:
             due = (name, prediction)
         else:
-            waiting = self._waiting.setdefault(lane, deque())
+            waiting = self._waiting.get(lane)
+            if waiting is None:
+                waiting = self._waiting[lane] = deque()
             due = waiting.popleft() if len(waiting) >= self._task.horizon else None
             waiting.append((name, prediction))
         if target is None:
