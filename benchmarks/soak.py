@@ -39,13 +39,14 @@ from stream_rnn.resuming import open_store
 from stream_rnn.runtime.loop import Runtime
 
 PARTS = 10
-SAMPLE_S = 0.1
+SAMPLE_S = 0.1  # between two looks ...
+MOST_SAMPLES = 1000  # ... of which so many are kept: the observer must not be what grows
 STALLED_S = 60.0  # without progress although events are due: they are lost
 MOST_FILES, MOST_THREADS = 4, 1
 KINDS = {"file": "file", "router": "router", "journal": "push"}
 
 
-@dataclass
+@dataclass(slots=True)
 class Sample:
     """One look at the process."""
 
@@ -74,10 +75,14 @@ class Sampler(threading.Thread):
         self._process = psutil.Process()
         self._over = threading.Event()
         self._moved = (time.monotonic(), 0)
+        self._looks, self._every = 0, 1  # of so many looks one is kept
 
     def run(self) -> None:
         while not self._over.wait(SAMPLE_S):
             self.look()
+            if len(self.samples) >= MOST_SAMPLES:
+                self.samples[:] = self.samples[::2]
+                self._every *= 2
             counts, now = self._counts, time.monotonic()
             if counts.handled > self._moved[1]:
                 self._moved = (now, counts.handled)
@@ -89,6 +94,9 @@ class Sampler(threading.Thread):
         """Take a sample."""
         counts, process = self._counts, self._process
         counts.handled = handled = sum(accounted(self._runtime).values())
+        self._looks += 1
+        if self._looks % self._every and not self._over.is_set():
+            return
         with process.oneshot():
             cpu = process.cpu_times()
             self.samples.append(

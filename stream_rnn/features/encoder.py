@@ -84,6 +84,7 @@ class Features:
         self._history: PerLane[dict[str, deque[float]]] = PerLane(
             saved=lambda fields: {name: list(past) for name, past in fields.items()},
             restored=lambda fields: {name: self._past(name, past) for name, past in fields.items()},
+            copied=lambda fields: {name: past.copy() for name, past in fields.items()},
         )
         self._expected = {*self.numeric, *self.vocabularies}
         if calendar is not None:

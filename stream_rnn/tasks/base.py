@@ -86,10 +86,14 @@ class Task(ABC):
         self._memories: dict[str, PerLane[Any]] = {}
 
     def remember(
-        self, name: str, saved: Callable[[T], Any], restored: Callable[[Any], T]
+        self,
+        name: str,
+        saved: Callable[[T], Any],
+        restored: Callable[[Any], T],
+        copied: Callable[[T], T] | None = None,
     ) -> PerLane[T]:
         """Room for one value per lane, reset and saved (under `name`) by the base."""
-        memory = PerLane(saved, restored)
+        memory = PerLane(saved, restored, copied)
         self._memories[name] = memory
         return memory
 

@@ -62,6 +62,7 @@ class Forecast(Numeric):
                 (row(each, "past targets", width) for each in items(past, "past targets")),
                 maxlen=horizon,
             ),
+            deque.copy,
         )
 
     @override
