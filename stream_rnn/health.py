@@ -137,17 +137,17 @@ class Governor:
         """
         self._tick += 1
         reason = self._trouble(unsound, seconds, noise, lag)
-        calm = self._tick - self._since
+        level, calm = self._path[-1], self._tick - self._since
         if reason is not None:
             self._descend(reason)
-        elif self.level > 0 and calm >= self.cooldown * self._patience // 2:
+        elif level > 0 and calm >= self.cooldown * self._patience // 2:
             self._path.pop()
             self.moves_up += 1
             self.reason = CALM
             self._start_counting_anew()
-        elif self.level == 0 and self._patience > 1 and calm >= 64 * self.cooldown:
+        elif level == 0 and self._patience > 1 and calm >= 64 * self.cooldown:
             self._patience = 1
-        return self.level
+        return self._path[-1]
 
     def _reads(self, tick: int) -> bool:
         return tick % self.every == 0
@@ -171,7 +171,10 @@ class Governor:
         full = len(self._recent) == self.trips
         if full and self._tick - self._recent[0] < self.window:
             return "unsound"
-        return next((name for name, n in self._bad.items() if n >= self.readings), None)
+        for name, n in self._bad.items():
+            if n >= self.readings:
+                return name
+        return None
 
     def _read(self, name: str, *pairs: tuple[float | None, float | None]) -> None:
         """One reading: values and their limits; what is unknown or has no limit says nothing."""

@@ -234,7 +234,7 @@ class Engine:
                 except BadEvent as error:
                     item.letter = self._refused(item.event, error)
         self.counts.seconds["features"] += perf_counter() - start
-        for i in range(max((len(run.steps) for run in runs), default=0)):
+        for i in range(max([len(run.steps) for run in runs], default=0)):
             self._tick([run for run in runs if len(run.steps) > i], i)
         self._end_episodes(block)
         start = perf_counter()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from stream_rnn.features.per_lane import PerLane
 from stream_rnn.features.saved import items, row
 from stream_rnn.tasks import Task
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A prediction that fell due.
+class Scored(NamedTuple):
+    """A prediction that fell due; a tuple, as one is made per event.
 
     Attributes:
         id: of the prediction, not of the event that settled it.
@@ -66,7 +64,9 @@ class Pending:
         if self._task.horizon == 0:
             due = (name, prediction)
         else:
-            waiting = self._waiting.setdefault(lane, deque())
+            waiting = self._waiting.get(lane)
+            if waiting is None:
+                waiting = self._waiting[lane] = deque()
             due = waiting.popleft() if len(waiting) >= self._task.horizon else None
             waiting.append((name, prediction))
         if target is None:

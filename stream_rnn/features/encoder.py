@@ -15,7 +15,7 @@ from typing import Any, Literal
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.per_lane import PerLane
 from stream_rnn.features.saved import count, finite, texts
-from stream_rnn.features.scaler import NEW_LANE, Scales
+from stream_rnn.features.scaler import NEW_LANE, Scaler, Scales
 from stream_rnn.features.values import BadEvent, category, number
 from stream_rnn.spi import Record
 
@@ -87,9 +87,11 @@ class Features:
         self._shed = 0  # events, since the last one that was taken in; 0 unless `gap`
         self.issues: dict[str, int] = {}
         self._scales = Scales(self.numeric, memory, by_lane=scaling == "lane")
+        self._remembers = bool(self.lags) or missing == "previous"
         self._history: PerLane[dict[str, deque[float]]] = PerLane(
             saved=lambda fields: {name: list(past) for name, past in fields.items()},
             restored=lambda fields: {name: self._past(name, past) for name, past in fields.items()},
+            copied=lambda fields: {name: past.copy() for name, past in fields.items()},
         )
         self._expected = {*self.numeric, *self.vocabularies}
         if calendar is not None:
@@ -122,16 +124,15 @@ class Features:
 
     def encode(self, record: Record, lane: int) -> list[float]:
         """One row of `width` numbers; learns the scales, or raises BadEvent and learns nothing."""
-        values = {name: self._number(record, name, lane) for name in self.numeric}
+        scalers = self._scales.of(lane)
+        values = [self._number(record, name, scalers[name], lane) for name in self.numeric]
         chosen = {name: self._choose(record, name) for name in self.vocabularies}
         time = self._time(record)
         # nothing below can fail: from here on the event counts
         if not record.keys() <= self._expected:
             self.count("extra")
         row: list[float] = []
-        scalers = self._scales.of(lane)
-        for name, (value, is_measured) in values.items():
-            scaler = scalers[name]
+        for scaler, (value, is_measured) in zip(scalers.values(), values, strict=True):
             if is_measured:  # a filled-in one would narrow the scale while a sensor is away
                 scaler.learn(value)
             scaled = scaler.scale(value)
@@ -139,7 +140,7 @@ class Features:
                 self.count("clipped")
                 scaled = math.copysign(self.clip, scaled)
             row.append(scaled)
-        standardized = dict(zip(self.numeric, row, strict=True))
+        standardized = dict(zip(self.numeric, row, strict=True)) if self._remembers else {}
         for name, choice in chosen.items():
             row += self._one_hot(name, choice)
         return row + self._lagged(standardized, lane) + time + self._gap()
@@ -159,8 +160,8 @@ class Features:
         """Raise BadEvent if `encode` would in a lane that starts anew. Changes nothing."""
         issues = dict(self.issues)
         try:
-            for name in self.numeric:
-                self._number(record, name, NEW_LANE)
+            for name, scaler in self._scales.of(NEW_LANE).items():
+                self._number(record, name, scaler, NEW_LANE)
             for name in self.vocabularies:
                 self._choose(record, name)
             self._time(record)
@@ -194,9 +195,8 @@ class Features:
         """The lane's next event has no past; the scales of its key stay."""
         self._history.pop(lane, None)
 
-    def _number(self, record: Record, name: str, lane: int) -> tuple[float, bool]:
+    def _number(self, record: Record, name: str, scaler: Scaler, lane: int) -> tuple[float, bool]:
         """The field's value, and whether it was measured (or filled in)."""
-        scaler = self._scales.of(lane)[name]
         try:
             value = number(record, name)
             scaler.check(name, value)

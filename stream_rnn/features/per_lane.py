@@ -13,21 +13,28 @@ class PerLane(dict[int, T]):
 
     Args:
         saved: a value -> plain JSON-able values.
-        restored: its inverse.
+        restored: its inverse, which believes nothing.
+        copied: a value of its own, without that check; by default by way of `saved`.
     """
 
-    def __init__(self, saved: Callable[[T], Any], restored: Callable[[Any], T]) -> None:
+    def __init__(
+        self,
+        saved: Callable[[T], Any],
+        restored: Callable[[Any], T],
+        copied: Callable[[T], T] | None = None,
+    ) -> None:
         super().__init__()
         self._saved = saved
         self._restored = restored
+        self._copied = copied or (lambda value: restored(saved(value)))
 
     def copied(self, lane: int | None = None) -> PerLane[T]:
         """The same values, sharing nothing that changes; of one lane only, if one is named."""
-        twin = PerLane(self._saved, self._restored)
+        twin = PerLane(self._saved, self._restored, self._copied)
         if lane is None:
-            twin.update({each: self._restored(self._saved(v)) for each, v in self.items()})
+            twin.update({each: self._copied(value) for each, value in self.items()})
         elif lane in self:
-            twin[lane] = self._restored(self._saved(self[lane]))
+            twin[lane] = self._copied(self[lane])
         return twin
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,26 +19,26 @@ class Scaler:
     Robust: once warm, a value counts at most ten standard deviations from the mean, so that one
     outlier cannot flatten a feature for weeks, while a lasting shift is followed within some dozen
     values.
+
+    Attributes:
+        std: standard deviation; 1 while nothing varies. Kept, as it is read several times an event.
     """
 
-    __slots__ = ("largest", "mean", "memory", "n", "var")
+    __slots__ = ("largest", "mean", "memory", "n", "std", "var")
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
         self.n = 0
         self.mean = 0.0
         self.var = 0.0
+        self.std = 1.0
         self.largest = 0.0
-
-    @property
-    def std(self) -> float:
-        """Standard deviation; 1 while nothing varies."""
-        return math.sqrt(self.var) if self.var > 0 else 1.0
 
     def copied(self) -> Scaler:
         """One that goes on by itself."""
         twin = Scaler(self.memory)
         twin.n, twin.mean, twin.var, twin.largest = self.n, self.mean, self.var, self.largest
+        twin.std = self.std
         return twin
 
     def check(self, name: str, value: float) -> None:
@@ -50,15 +50,17 @@ class Scaler:
 
     def learn(self, value: float) -> None:
         """Take one value."""
+        n, mean, var = self.n, self.mean, self.var
         self.largest = max(self.largest, abs(value))
-        if self.n >= WARM and self.var > 0:
-            reach = 10 * math.sqrt(self.var)
-            value = min(max(value, self.mean - reach), self.mean + reach)
-        self.n += 1
-        weight = 1 / min(self.n, self.memory)
-        delta = value - self.mean
-        self.mean += weight * delta
-        self.var = (1 - weight) * (self.var + weight * delta * delta)
+        if n >= WARM and var > 0:
+            reach = 10 * self.std
+            value = min(max(value, mean - reach), mean + reach)
+        self.n = n = n + 1
+        weight = 1 / min(n, self.memory)
+        delta = value - mean
+        self.mean = mean + weight * delta
+        self.var = var = (1 - weight) * (var + weight * delta * delta)
+        self.std = math.sqrt(var) if var > 0 else 1.0
 
     def scale(self, value: float) -> float:
         """In standard deviations from the mean."""
@@ -78,6 +80,7 @@ class Scaler:
         self.n = count(int(finite(n, "a scale", 0)), "a scale")
         self.mean = finite(mean, "a scale")
         self.var, self.largest = finite(var, "a scale", 0), finite(largest, "a scale", 0)
+        self.std = math.sqrt(self.var) if self.var > 0 else 1.0
 
 
 NEW_LANE = -1
@@ -102,12 +105,13 @@ class Scales:
     def of(self, lane: int) -> dict[str, Scaler]:
         """Field -> its scale in `lane`, in the order of the names."""
         lane = lane if self._by_lane else 0
-        if lane not in self._of_lane:
-            fresh = {name: Scaler(self._memory) for name in self._names}
-            if lane == NEW_LANE:
-                return fresh
+        known = self._of_lane.get(lane)
+        if known is not None:
+            return known
+        fresh = {name: Scaler(self._memory) for name in self._names}
+        if lane != NEW_LANE:
             self._of_lane[lane] = fresh
-        return self._of_lane[lane]
+        return fresh
 
     def copied(self, lane: int | None = None) -> Scales:
         """The same scales, sharing nothing that changes; what one lane sees, if one is named."""

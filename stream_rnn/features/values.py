@@ -26,6 +26,8 @@ class BadEvent(Exception):
 def number(record: Record, name: str) -> float:
     """The finite number in field `name`; raises BadEvent saying what is there instead."""
     value = record.get(name)
+    if type(value) is float and -ABSURD <= value <= ABSURD:  # nearly all of them
+        return value
     if value is None:
         known = ", ".join(sorted(str(key)[:40] for key in record)[:12])
         raise BadEvent("missing", f"field {name!r} is missing; the event has: {known or 'nothing'}")

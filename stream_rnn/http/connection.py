@@ -39,6 +39,7 @@ HEADERS = (
 )
 
 
+ALWAYS = "\r\n".join(f"{name}: {value}" for name, value in HEADERS)
 LINGER_S = 1.0  # for a refused body to arrive, so that closing does not destroy the answer
 LINGER_BYTES = 1 << 20
 STREAM_BUFFER_BYTES = 64 * 1024  # what the system holds for a slow reader of a stream
@@ -53,7 +54,7 @@ class Connection(BaseHTTPRequestHandler):
     sys_version = ""  # which Python runs here is nobody's business
     error_content_type = TEXT
     error_message_format = "%(code)d %(message)s\n"
-    disable_nagle_algorithm = True  # head and body are two writes
+    disable_nagle_algorithm = True  # the pieces of a stream
 
     @override
     def setup(self) -> None:
@@ -170,19 +171,25 @@ class Connection(BaseHTTPRequestHandler):
                 return
             left -= n
 
-    def _head(self, code: int, *headers: tuple[str, str]) -> None:
-        self.send_response(code)
-        for name, value in (*headers, *HEADERS):
-            self.send_header(name, value)
+    def _head(self, code: int, *headers: tuple[str, str], body: bytes = b"") -> None:
+        """Head and body in one write: a reader would be woken for each."""
+        self.log_request(code)
+        lines = [
+            f"{self.protocol_version} {code} {self.responses[HTTPStatus(code)][0]}",
+            f"Server: {self.version_string()}",
+            f"Date: {self.date_time_string()}",
+            *(f"{name}: {value}" for name, value in headers),
+            ALWAYS,
+        ]
         if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
+            lines.append("Connection: close")
+        head = "\r\n".join(lines).encode("latin-1", "strict")
+        self.wfile.write(b"%s\r\n\r\n%s" % (head, body))
 
     def _send(self, answer: Answer) -> None:
         length = ("Content-Length", str(len(answer.body)))
-        self._head(answer.code, ("Content-Type", answer.kind), length, *answer.headers)
-        if self.command != "HEAD":
-            self.wfile.write(answer.body)
+        body = b"" if self.command == "HEAD" else answer.body
+        self._head(answer.code, ("Content-Type", answer.kind), length, *answer.headers, body=body)
 
     def _stream(self, stream: Stream) -> None:
         if self.command == "HEAD":

@@ -76,7 +76,7 @@ class NumericScores(Scores[NumericBaselines]):
         if len(target) != width:
             raise ValueError(f"scores: expected {width} targets {self.names}, got {len(target)}")
         self.seen += 1
-        if not all(abs(value) < ABSURD for value in target):  # NaN compares false
+        if not _all_below(ABSURD, target):
             self.rejected += 1
             return None
         mean_loss = None
@@ -142,20 +142,19 @@ class NumericScores(Scores[NumericBaselines]):
     def _score(
         self, lane: int, prediction: Sequence[float], target: Sequence[float]
     ) -> float | None:
-        width = len(target)
-        expected = 2 * width if self.loss.needs_std else width
+        width, has_std = len(target), self.loss.needs_std
+        expected = 2 * width if has_std else width
         if len(prediction) != expected:
             raise ValueError(f"scores: expected {expected} predicted values, got {len(prediction)}")
-        stds = prediction[width:] if self.loss.needs_std else [1.0] * width
+        stds = prediction[width:] if has_std else [1.0] * width
         losses = list(map(self.loss, prediction, stds, target))
-        finite = all(abs(value) < ABSURD for value in prediction)
-        if not finite or not all(abs(loss) < ABSURD * ABSURD for loss in losses):
+        if not (_all_below(ABSURD, prediction) and _all_below(ABSURD * ABSURD, losses)):
             return None
         counted = self.seen > self.warmup
-        for j, (point, y, loss) in enumerate(zip(prediction, target, losses, strict=False)):
-            self._recent[j].add(point, y, loss, self.fading)
+        for j, loss in enumerate(losses):
+            self._recent[j].add(prediction[j], target[j], loss, self.fading)
             if counted:
-                self._model[j].add(point, y, loss)
+                self._model[j].add(prediction[j], target[j], loss)
         for name, guess in self.baselines.predict(lane).items():
             self._score_pair(self._pairs[name], guess, prediction, target, losses, counted)
         return sum(losses) / width
@@ -169,11 +168,12 @@ class NumericScores(Scores[NumericBaselines]):
         losses: list[float],
         counted: bool,
     ) -> None:
+        has_std = self.loss.needs_std
         for j, pair in enumerate(pairs):
-            error = guess[j] - target[j]
             std = 1.0
             enough = True
-            if self.loss.needs_std:
+            if has_std:
+                error = guess[j] - target[j]
                 # The newest of these errors are up to L-1 events younger than the forecast: an
                 # advantage for the baseline, never for the model.
                 enough = pair.errors >= ERRORS_FOR_STD
@@ -182,7 +182,7 @@ class NumericScores(Scores[NumericBaselines]):
                 pair.squared_errors += error * error
             if not enough:
                 continue
-            loss = self.loss(guess[j], max(std, SMALLEST_STD), target[j])
+            loss = self.loss(guess[j], std if std > SMALLEST_STD else SMALLEST_STD, target[j])
             pair.recent.add(guess[j], target[j], loss, self.fading)
             if counted:
                 pair.model.add(prediction[j], target[j], losses[j])
@@ -209,6 +209,14 @@ class NumericScores(Scores[NumericBaselines]):
             for suffix, part in groups
             for metric in model[0].metrics()
         ]
+
+
+def _all_below(limit: float, values: Sequence[float]) -> bool:
+    """Whether none is as large as `limit`, or no number. A loop: this is asked of every event."""
+    for value in values:  # noqa: SIM110
+        if not abs(value) < limit:  # NaN compares false
+            return False
+    return True
 
 
 def _average(sums: list[NumericSums], metric: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -80,11 +81,11 @@ class NumericBaselines(Baselines[_NumericLane]):
         memory = self._memory(lane)
         if len(target) != self.n_targets:
             raise ValueError(f"baselines: expected {self.n_targets} targets, got {len(target)}")
-        memory.past.append(tuple(map(float, target)))
-        if len(memory.past) >= self.lag:
-            known = memory.past[-self.lag]
+        past = memory.past
+        past.append(tuple(map(float, target)))
+        if len(past) >= self.lag:
             memory.n += 1
-            memory.sums = [total + value for total, value in zip(memory.sums, known, strict=True)]
+            memory.sums = list(map(operator.add, memory.sums, past[-self.lag]))
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -23,14 +23,14 @@ class NumericSums(Struct, forbid_unknown_fields=True):
 
     def add(self, point: float, target: float, loss: float, keep: float = 1.0) -> None:
         error = point - target
-        self.n = self.n * keep + 1
+        self.n = n = self.n * keep + 1
         self.loss = self.loss * keep + loss
         self.absolute = self.absolute * keep + abs(error)
         self.squared = self.squared * keep + error * error
         self.size = self.size * keep + abs(target)
         step = target - self.mean
-        self.mean += step / self.n
-        self.spread = self.spread * keep + step * (target - self.mean)
+        self.mean = mean = self.mean + step / n
+        self.spread = self.spread * keep + step * (target - mean)
 
     def metrics(self) -> dict[str, float | None]:
         """Mean loss, MAE, RMSE, MAPE = sum|e| / sum|y|, NRMSE = RMSE / std(y)."""

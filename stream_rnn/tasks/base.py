@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.per_lane import PerLane
@@ -23,9 +23,8 @@ T = TypeVar("T")
 Scale = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of one lane.
+class Step(NamedTuple):
+    """One step of one lane; a tuple, as one is made per event.
 
     Attributes:
         x: I inputs.
@@ -87,10 +86,14 @@ class Task(ABC):
         self._memories: dict[str, PerLane[Any]] = {}
 
     def remember(
-        self, name: str, saved: Callable[[T], Any], restored: Callable[[Any], T]
+        self,
+        name: str,
+        saved: Callable[[T], Any],
+        restored: Callable[[Any], T],
+        copied: Callable[[T], T] | None = None,
     ) -> PerLane[T]:
         """Room for one value per lane, reset and saved (under `name`) by the base."""
-        memory = PerLane(saved, restored)
+        memory = PerLane(saved, restored, copied)
         self._memories[name] = memory
         return memory
 

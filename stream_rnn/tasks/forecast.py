@@ -62,6 +62,7 @@ class Forecast(Numeric):
                 (row(each, "past targets", width) for each in items(past, "past targets")),
                 maxlen=horizon,
             ),
+            deque.copy,
         )
 
     @override
@@ -86,7 +87,9 @@ class Forecast(Numeric):
             scales = self._scales_now(lane)
             level = self._standardize(values, scales)
             return [Step(x, level, values, scales, weight=weight)]
-        past = self._past.setdefault(lane, deque(maxlen=self.horizon))
+        past = self._past.get(lane)
+        if past is None:
+            past = self._past[lane] = deque(maxlen=self.horizon)
         change = None
         if len(past) == self.horizon:
             change = [now - then for now, then in zip(values, past[0], strict=True)]
@@ -94,7 +97,7 @@ class Forecast(Numeric):
         past.append(values)
         scales = self._scales_now(lane)
         y = None if change is None else self._standardize(change, scales)
-        from_now = tuple((m + v, s) for v, (m, s) in zip(values, scales, strict=True))
+        from_now = tuple([(m + v, s) for v, (m, s) in zip(values, scales, strict=True)])
         return [Step(x, y, values, from_now, weight=weight)]
 
     @override

@@ -68,11 +68,11 @@ class Numeric(Task):
         return [number(record, name) for name in self.targets]
 
     def _scales_now(self, lane: int) -> tuple[Scale, ...]:
-        return tuple((s.mean, s.std) for s in self._scales.of(lane).values())
+        return tuple([(s.mean, s.std) for s in self._scales.of(lane).values()])
 
     def _learn_scales(self, values: Sequence[float], lane: int) -> None:
-        for value, scaler in zip(values, self._scales.of(lane).values(), strict=True):
-            scaler.learn(value)
+        for i, scaler in enumerate(self._scales.of(lane).values()):
+            scaler.learn(values[i])
 
     def _standardize(self, values: Sequence[float], scales: Sequence[Scale]) -> list[float]:
         clip = self.features.clip
@@ -83,10 +83,11 @@ class Numeric(Task):
 
     @override
     def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
-        n = len(self.targets)
-        means = [o * s + m for o, (m, s) in zip(outputs[:n], step.scales, strict=True)]
-        stds = [o * s for o, (_, s) in zip(outputs[n:], step.scales, strict=False)]
-        return means + stds
+        n, scales = len(self.targets), step.scales
+        natural = [outputs[i] * std + mean for i, (mean, std) in enumerate(scales)]
+        if len(outputs) > n:
+            natural += [o * std for o, (_, std) in zip(outputs[n:], scales, strict=True)]
+        return natural
 
     @override
     def output_names(self) -> list[str]:
