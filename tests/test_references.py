@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 FOLDERS = ("stream_rnn", "connectors", "tests", "examples", "benchmarks")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-FILES = [path for path in FILES if path != Path(__file__).resolve()]
+MADE_UP = (Path(__file__).resolve(), *(ROOT / "tests" / "docs").glob("*.py"))  # pages of their own
+FILES = [path for path in FILES if path not in MADE_UP]
 ALGORITHMS = ROOT / "docs" / "algorithms.md"
 REFERENCE = re.compile(r"([\w./-]+\.md)(?:[\s#]+(\d+(?:\.\d+)*)\b)?")
 
