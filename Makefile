@@ -48,8 +48,9 @@ test-gpu: $(STAMP)  ## Only the tests that need a CUDA device
 bench: $(STAMP)  ## Step time per cell and rule beside the bare matrix product; daemon events/s
 	OMP_NUM_THREADS=1 $(BIN)/stream-rnn bench
 
-storm: $(STAMP)  ## Kill the daemon with SIGKILL at 20 random moments; compare with an undisturbed run
-	$(PYTEST) -q tests/test_kill_storm.py
+STORM_S ?= 1800
+storm: $(STAMP)  ## Kill daemons and producers for half an hour (STORM_S=180: three minutes); compare with undisturbed runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.storm --seconds $(STORM_S)
 
 soak: $(STAMP)  ## 1,000,000 events: memory and time per event, with their slopes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --events 1000000

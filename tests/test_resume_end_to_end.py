@@ -1,4 +1,7 @@
-"""Killed at each stage of writing a snapshot, and started again: as if nothing had happened."""
+"""Killed, stopped, damaged, grown, and started again: as if nothing had happened.
+
+Every place where a process can be killed has its test in tests/crash.
+"""
 
 import json
 import os
@@ -11,7 +14,6 @@ from typing import Any
 import pytest
 
 from stream_rnn.checkpoint import snapshot
-from stream_rnn.checkpoint.faults import STAGES
 from stream_rnn.cli import _exit_code, cli
 
 CONFIG = """
@@ -105,16 +107,6 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert mine.tensors.keys() == theirs.tensors.keys()
     assert [n for n in theirs.tensors if not mine.tensors[n].equal(theirs.tensors[n])] == []
     assert json.loads(mine.host) == json.loads(theirs.host)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_kill_at_any_stage_of_a_snapshot_leaves_no_trace(
-    stage: str, events: Path, calm: Path, tmp_path: Path
-) -> None:
-    assert run_there(events, tmp_path, f"{stage}:2") == -signal.SIGKILL
-    run_here(events, tmp_path)
-    assert_same_end(tmp_path, calm)
 
 
 def test_one_kill_leaves_no_trace(events: Path, calm: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A test seam: `STREAM_RNN_FAULT=stage:n` kills this process where it matters.
 
-`SAVING` are the stages of saving a snapshot, `STAGES` all those around an event, `JOURNAL_STAGES`
-those of writing one down.
+`SAVING` are the stages of saving a snapshot, `STAGES` those and the middle of a tick, `LOOP_STAGES`
+the places between them, `JOURNAL_STAGES` those of writing an event down.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ SAVING = (
     "before_ack",
 )
 STAGES = (*SAVING, "in_tick")
+LOOP_STAGES = (
+    "after_poll",
+    "after_write",
+    "in_clone",
+    "after_ack",
+)
 JOURNAL_STAGES = (
     "journal_append",
     "journal_before_fsync",
@@ -32,13 +38,18 @@ def _armed(setting: str) -> dict[str, int]:
     if not setting:
         return {}
     stage, _, passage = setting.partition(":")
-    known = (*STAGES, *JOURNAL_STAGES)
+    known = (*STAGES, *LOOP_STAGES, *JOURNAL_STAGES)
     if stage not in known or not (passage or "1").isdigit():
         raise ValueError(f"STREAM_RNN_FAULT: expected STAGE:N with one of {known}, got {setting!r}")
     return {stage: int(passage or "1")}
 
 
 _faults = _armed(os.environ.get("STREAM_RNN_FAULT", ""))
+
+
+def arm(setting: str) -> None:
+    """Set it for this process, which imported this before it was forked."""
+    _faults.update(_armed(setting))
 
 
 def fault(stage: str) -> None:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from stream_rnn.checkpoint.attempt import AttemptMark
+from stream_rnn.checkpoint.faults import fault
 from stream_rnn.checkpoint.files import CheckpointError, Fenced
 from stream_rnn.checkpoint.quarantine import Quarantine
 from stream_rnn.checkpoint.snapshot import Loaded, SavedInfo, Snapshot
@@ -30,6 +31,9 @@ from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.attempts import Attempts
 from stream_rnn.runtime.outputs import Outputs
 from stream_rnn.spi import Guarantee, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SOURCE = "source"
 LAST_SNAPSHOT_S = 60.0
@@ -134,7 +138,8 @@ class Checkpointing:
         self._clock = clock
         self._writer: SnapshotWriter | None = None
         self._attempts: Attempts | None = None
-        self._started_at = self._saved_at = clock()  # _saved_at: of the newest try
+        self._saved_at = clock()  # when the newest try began
+        self._all_saved_at = clock()  # nothing was unsaved then, as far as is known
         self._saved_ordinal = 0  # of the newest snapshot handed to the writer
         # ordinals and changes, until their result is collected
         self._in_flight: deque[tuple[int, int]] = deque()
@@ -190,7 +195,7 @@ class Checkpointing:
             self._engine.attempts = self._attempts = attempts
             self._writer = SnapshotWriter(self._store, self._outputs.flush)
             stack.callback(self._writer.close)
-        self._started_at = self._saved_at = self._clock()
+        self._saved_at = self._all_saved_at = self._clock()
 
     def _count_the_lost(self, mark: AttemptMark) -> None:
         """What was learned and is in no snapshot, of a source that brings nothing again."""
@@ -198,6 +203,19 @@ class Checkpointing:
         self._metrics.recovery_gap_events = lost
         if lost:
             _log.warning("%d events were learned after the newest snapshot and are lost", lost)
+        self._pass_by(mark.value - self._engine.ordinal)
+
+    def _pass_by(self, n: int) -> None:
+        """Give what comes next no number that `n` lost events had: their predictions are out."""
+        engine = self._engine
+        if n <= 0 or len(engine.positions) != 1:
+            return
+        ((partition, position),) = engine.positions.items()
+        if isinstance(position, int):
+            engine.positions = {partition: position + n}
+            engine.ordinal += n
+            self._saved_ordinal += n
+            self._durable_ordinal += n
 
     def disarm(self) -> None:
         """The process was told to stop: how it ends says nothing about the event at hand."""
@@ -236,7 +254,7 @@ class Checkpointing:
         host |= {name: state for name, each in self._parts.items() if (state := each.state_dict())}
         snapshot = Snapshot(
             step=engine.step,
-            tensors={name: t.detach().clone() for name, t in engine.learner.state_dict().items()},
+            tensors=_copied(engine.learner.state_dict()),
             host=msgspec.json.encode(host),
             positions={SOURCE: dict(engine.positions)},
             fingerprint=self.identity.fingerprint,
@@ -257,16 +275,19 @@ class Checkpointing:
         """Acknowledge what has become durable; raises Fenced if another process took over."""
         if self._writer is None:
             return
+        if self._n_unsaved() <= 0:
+            self._all_saved_at = self._clock()
         for result in self._writer.finished():
             ordinal, changes = self._in_flight.popleft()
             self.n_finished += 1
             self.result = result
             if isinstance(result, SavedInfo):
                 self._source.ack(result.positions.get(SOURCE, {}))
+                fault("after_ack")
                 self._metrics.snapshots += 1
                 self._metrics.snapshot_seconds = result.seconds
                 self._metrics.snapshot_bytes = result.size_bytes
-                self._durable_at = self._clock()
+                self._durable_at = self._all_saved_at = self._clock()
                 self._durable_ordinal, self._durable_changes = ordinal, changes
                 self.newest = result.path
                 self._migrated_from = None
@@ -315,7 +336,7 @@ class Checkpointing:
         """For how long there has been something new and nothing durable. Any thread."""
         if self._writer is None or self._n_unsaved() <= 0:
             return 0.0
-        return self._clock() - (self._started_at if self._durable_at is None else self._durable_at)
+        return self._clock() - self._all_saved_at
 
     def _n_unsaved(self) -> int:
         return self._engine.ordinal - max(self._durable_ordinal, 0)
@@ -324,3 +345,11 @@ class Checkpointing:
         if isinstance(failure.error, Fenced):
             raise failure.error
         self._metrics.snapshot_failures += 1
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    copies = {}
+    for name, tensor in tensors.items():
+        copies[name] = tensor.detach().clone()
+        fault("in_clone")
+    return copies

@@ -225,6 +225,7 @@ class Runtime:
                 break
             finally:
                 self.metrics.stage_seconds[stage] += time.perf_counter() - start
+            fault("after_poll")
             self.connection.delivered()
             self.metrics.polls[fill] += 1
             self._take(taken)
@@ -278,6 +279,7 @@ class Runtime:
                 engine.positions = dict(taken.resume)
         self.metrics.events_in[SOURCE] += taken.received
         self.outputs.write()
+        fault("after_write")
 
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""

@@ -496,6 +496,7 @@ def test_what_the_newest_restart_lost_is_measured(make: Make) -> None:
     second = make(ScriptedSource([EndOfStream()], Guarantee.FIRE_AND_FORGET))
     second.run()
     assert second.metrics.recovery_gap_events == 10
+    assert second.source.opened == [{"script": 29}]  # type: ignore[attr-defined]
     assert second.watch.status()["sources"][0]["recovery_gap_events"] == 10
     third = make(ScriptedSource([EndOfStream()], Guarantee.FIRE_AND_FORGET))
     third.run()

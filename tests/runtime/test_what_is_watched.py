@@ -16,8 +16,9 @@ from stream_rnn.checkpoint import room
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
+from stream_rnn.runtime.checkpointing import Schedule
 from stream_rnn.runtime.loop import Runtime
-from stream_rnn.spi import EndOfStream, NotConnected, Source
+from stream_rnn.spi import Batch, EndOfStream, NotConnected, Source
 from stream_rnn.testing import ListSink, ScriptedSource
 
 TABLES: dict[str, Any] = {
@@ -142,6 +143,39 @@ def test_what_is_unsaved_has_an_age_until_it_is_saved(
     runtime.run()
     assert all(age is not None and age > 0 for age in ages[1:])
     assert registry.get_sample_value("stream_rnn_unsaved_seconds") == 0
+
+
+def test_a_silence_does_not_count_as_unsaved_once_something_comes(make: Make) -> None:
+    now, polls, ages = 0.0, 0, list[float]()
+
+    class Silent(ScriptedSource):
+        """One event that is saved, hours of nothing, one event more."""
+
+        def poll(self, max_events: int, timeout_s: float) -> Batch:
+            nonlocal now, polls
+            polls += 1
+            if polls == 2:
+                assert runtime.checkpointing._writer is not None
+                runtime.checkpointing._writer.drain(5.0)
+                runtime.checkpointing.schedule = Schedule(None, 1000)
+            if polls in (2, 3, 4, 5):
+                now += 1800.0
+                return Batch((), {})
+            return super().poll(1, timeout_s)
+
+    runtime = make(Silent([*records(2), EndOfStream()]))
+    runtime.checkpointing.schedule = Schedule(None, 1)
+    runtime.checkpointing._clock = lambda: now
+    tick = runtime.engine.on_tick
+
+    def on_tick(each: Any) -> None:
+        tick(each)
+        ages.append(runtime.checkpointing.unsaved_s())
+
+    runtime.engine.on_tick = on_tick
+    runtime.run()
+    assert polls > 5
+    assert ages[-1] < 3600.0  # "no snapshot for 7200 s" would be a false alarm
 
 
 def test_a_loop_that_hangs_in_one_call_ages(make: Make, registry: CollectorRegistry) -> None:

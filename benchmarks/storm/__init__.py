@@ -1,0 +1,1 @@
+"""Daemons that are killed at the worst moment, and the proof that nothing came of it."""
