@@ -122,7 +122,8 @@ def accounted(runtime: Runtime) -> dict[str, int]:
     counts = runtime.engine.counts
     became = {"applied": counts.applied}
     became |= {f"rejected {stage}": n for stage, n in dict(counts.rejected).items()}
-    return became | {"duplicates": runtime.metrics.duplicates_dropped}
+    shed = sum(dict(runtime.intake.shed).values())
+    return became | {"shed": shed, "duplicates": runtime.metrics.duplicates_dropped}
 
 
 def tables_of(source: str, folder: Path, cell: str, units: int, rule: str) -> dict[str, Any]:
