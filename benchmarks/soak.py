@@ -122,7 +122,8 @@ def accounted(runtime: Runtime) -> dict[str, int]:
     counts = runtime.engine.counts
     became = {"applied": counts.applied}
     became |= {f"rejected {stage}": n for stage, n in dict(counts.rejected).items()}
-    return became | {"duplicates": runtime.metrics.duplicates_dropped}
+    shed = sum(dict(runtime.intake.shed).values())
+    return became | {"shed": shed, "duplicates": runtime.metrics.duplicates_dropped}
 
 
 def tables_of(source: str, folder: Path, cell: str, units: int, rule: str) -> dict[str, Any]:
@@ -196,53 +197,87 @@ def parts_of(samples: list[Sample]) -> list[list[Sample]]:
     return [part for part in parts if len(part) > 1]
 
 
-def show(parts: list[list[Sample]]) -> list[str]:
-    """Print the table; what grew, in words."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One part of the run; medians where it says nothing else."""
+
+    events: int  # by its end
+    rate: float
+    cpu_us: float
+    memory_mb: float
+    files: float
+    threads: float
+    on_the_way: int  # at most
+
+
+def row_of(part: list[Sample]) -> Row:
+    """One line of the table."""
+    first, last = part[0], part[-1]
+    n = max(1, last.events - first.events)
+    return Row(
+        last.events,
+        n / (last.at_s - first.at_s),
+        (last.cpu_s - first.cpu_s) / n * 1e6,
+        statistics.median(each.memory_mb for each in part),
+        statistics.median(each.files for each in part),
+        statistics.median(each.threads for each in part),
+        max(each.on_the_way for each in part),
+    )
+
+
+def grown(rows: list[Row], most_mb: float) -> list[str]:
+    """What grew by more than is allowed, in words: the last three parts against the 2nd to 4th."""
+    late = rows[1:]
+    if len(late) < 6:
+        return ["the run was too short to say whether anything grows"]
+    words = []
+    for what, name, most in (
+        ("MB of memory", "memory_mb", most_mb),
+        ("open files", "files", MOST_FILES),
+        ("threads", "threads", MOST_THREADS),
+    ):
+        values = [getattr(row, name) for row in late]
+        before, after = statistics.median(values[:3]), statistics.median(values[-3:])
+        if after - before > most:
+            words.append(f"{what}: {before:.1f} -> {after:.1f}, at most {most:g} more are allowed")
+    return words
+
+
+def unaccounted(became: dict[str, int], counts: Counts) -> list[str]:
+    """Where the daemon's counters and the producer's differ, in words."""
+    words = ["the producer failed, see above"] if counts.failed else []
+    if sum(became.values()) != counts.produced:
+        words.append(f"{counts.produced - sum(became.values())} events are unaccounted for")
+    for stage, n in (("decode", counts.undecodable), ("features", counts.unusable)):
+        if became[f"rejected {stage}"] != n:
+            words.append(f"{n} events should be rejected at {stage}, not what is counted")
+    return words
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table and the slopes."""
     print(
         f"{'events':>10}{'events/s':>10}{'cpu us':>8}{'RSS MB':>8}{'files':>7}{'threads':>9}"
         f"{'on the way':>12}"
     )
-    middle: list[tuple[float, float, float, float]] = []
-    for part in parts:
-        first, last = part[0], part[-1]
-        n = max(1, last.events - first.events)
-        row = tuple(
-            statistics.median(getattr(each, name) for each in part)
+    for row in rows:
+        print(
+            f"{row.events:>10}{row.rate:>10.0f}{row.cpu_us:>8.1f}{row.memory_mb:>8.1f}"
+            f"{row.files:>7.0f}{row.threads:>9.0f}{row.on_the_way:>12}"
+        )
+    late = rows[1:]
+    if len(late) > 1:
+        million = [row.events / 1e6 for row in late]
+        slopes = (
+            statistics.linear_regression(million, [getattr(row, name) for row in late]).slope
             for name in ("memory_mb", "files", "threads")
         )
-        middle.append((last.events / 1e6, *row))
-        print(
-            f"{last.events:>10}{n / (last.at_s - first.at_s):>10.0f}"
-            f"{(last.cpu_s - first.cpu_s) / n * 1e6:>8.1f}"
-            f"{row[0]:>8.1f}{row[1]:>7.0f}{row[2]:>9.0f}"
-            f"{max(each.on_the_way for each in part):>12}"
-        )
-    late = middle[1:]
-    if len(late) < 6:
-        return ["the run was too short to say whether anything grows"]
-    million = [row[0] for row in late]
-    slopes = [statistics.linear_regression(million, [r[i] for r in late]).slope for i in (1, 2, 3)]
-    print(
-        f"slope per million events: RSS {slopes[0]:+.2f} MB, files {slopes[1]:+.2f}, "
-        f"threads {slopes[2]:+.2f}"
-    )
-    grown = []
-    for i, (what, most) in enumerate(
-        (("MB of memory", MOST_MB), ("open files", MOST_FILES), ("threads", MOST_THREADS)), 1
-    ):
-        before = statistics.median(row[i] for row in late[:3])
-        after = statistics.median(row[i] for row in late[-3:])
-        if after - before > most:
-            grown.append(f"{what}: {before:.1f} -> {after:.1f}, at most {most} more are allowed")
-    return grown
-
-
-MOST_MB = 16.0
+        told = zip(("RSS {:+.2f} MB", "files {:+.2f}", "threads {:+.2f}"), slopes, strict=True)
+        print("slope per million events: " + ", ".join(text.format(x) for text, x in told))
 
 
 def main() -> None:
     """Entry point."""
-    global MOST_MB  # noqa: PLW0603
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", choices=("synthetic", *KINDS), default="synthetic")
     parser.add_argument("--events", type=int)
@@ -250,9 +285,8 @@ def main() -> None:
     parser.add_argument("--cell", default="rtu")
     parser.add_argument("--units", type=int, default=32)
     parser.add_argument("--rule", default="ok", help="of a dense cell")
-    parser.add_argument("--most-mb", type=float, default=MOST_MB)
+    parser.add_argument("--most-mb", type=float, default=16.0)
     given = parser.parse_args()
-    MOST_MB = given.most_mb
     if given.events is None and given.seconds is None:
         given.events = 1_000_000
     if given.source == "synthetic" and given.events is None:
@@ -261,20 +295,14 @@ def main() -> None:
         folder = Path(name)
         tables = tables_of(given.source, folder, given.cell, given.units, given.rule)
         samples, became, counts = watch(tables, given.source, folder, given.events, given.seconds)
-    faults = show(parts_of(samples))
+    rows = [row_of(part) for part in parts_of(samples)]
+    show(rows)
     truth = {"produced": counts.produced, "not JSON": counts.undecodable}
     print("truth  ", {**truth, "no value": counts.unusable})
     print("became ", became)
     took_s = samples[-1].at_s - samples[0].at_s
     print(f"{counts.produced} events in {took_s:.0f} s, {counts.produced / took_s:.0f} events/s")
-    if counts.failed:
-        faults.append("the producer failed, see above")
-    if sum(became.values()) != counts.produced:
-        faults.append(f"{counts.produced - sum(became.values())} events are unaccounted for")
-    if became["rejected decode"] != counts.undecodable:
-        faults.append("not what was undecodable was rejected as that")
-    if became["rejected features"] != counts.unusable:
-        faults.append("not what had no value was rejected as that")
+    faults = grown(rows, given.most_mb) + unaccounted(became, counts)
     for fault in faults:
         print(f"FAULT: {fault}")
     sys.exit(bool(faults))
