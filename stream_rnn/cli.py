@@ -112,6 +112,27 @@ def demo(max_events: int | None, seed: int, out: Path) -> None:
 
 
 @cli.command()
+@click.argument("target", required=False, metavar="[ADDRESS|CONFIG]")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help="Its state folder, if that is on this machine; a CONFIG names it itself.",
+)
+@click.option("--token", metavar="env:NAME|file:PATH", help="Where the token is.")
+@click.option(
+    "--cacert", type=click.Path(path_type=Path), help="PEM file: who may sign its certificate."
+)
+def top(target: str | None, state: Path | None, token: str | None, cacert: Path | None) -> None:
+    """Watch a running daemon: a screen over its HTTP side, by default 127.0.0.1:9464.
+
+    Reads only, once a second; the daemon learns the same with it or without.
+    """
+    from stream_rnn.top.command import command as watch
+
+    watch(target, state, token, cacert)
+
+
+@cli.command()
 @config_argument
 def check(config: Path) -> None:
     """Build everything, open the source, verify the cell, print the guarantee."""

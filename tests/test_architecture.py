@@ -66,7 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notify": set(),
     "readers": {"spi", "engine"} | AT_THE_SIDE | CORE,
     "http": {"spi"},
-    "top": {"spi", "http"},
+    # words of the progress line; the settings tell where a configured daemon serves
+    "top": {"spi", "http", "console", "config", "assembly"},
     "migration": set(),
     "resuming": {"config", "app", "checkpoint", "journal", "migration", "runtime"},
     "results": {"spi", "report", "scores", "tasks"},
@@ -74,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probe": {"spi"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
     "asking": {"spi", "config", "cli", "readers"},
-    "cli": {"config", "asking", "dlq", "ctl", "control", "probe", *TOP},
+    "cli": {"config", "asking", "dlq", "ctl", "control", "probe", "top", *TOP},
     "letters": {"checkpoint"},
     "dlq": {"config", "assembly", "checkpoint", "letters"},
     "testing": {"spi", "linearization", "cells", "credit"},

@@ -77,6 +77,7 @@ class Watch:
         self._checkpointing = checkpointing
         self._intake = intake
         self._restricted_by = restricted_by
+        self._outputs = outputs
         self._rule = rule
         self._metrics = metrics
         self._console = console
@@ -281,6 +282,7 @@ class Watch:
             "events_per_s": self._rate[2],
             "snapshot_age_s": self._checkpointing.age_s(),
             "ready": self.ready(),
+            "letters": list(self._outputs.newest_letters),
             "execution": self._checkpointing.identity.execution,
             "model": self._checkpointing.identity.model,
         }
