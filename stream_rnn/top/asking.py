@@ -42,10 +42,12 @@ def ask(
     except socket.gaierror as error:
         raise NoAnswer(f"{place.host}: {error.strerror or 'no such host'}") from None
     except ssl.SSLError as error:
-        why = error.reason or error.strerror or str(error)
+        why = getattr(error, "reason", None) or str(error)
         raise NoAnswer(
             f"TLS: {why[:200]}; --cacert FILE names who signs, http:// is plain"
         ) from None
+    except ConnectionError:
+        raise NoAnswer("the connection broke off; if it speaks TLS, say https://") from None
     except OSError as error:
         raise NoAnswer(f"{error.filename or 'the connection'}: {error.strerror or error}") from None
     except http.client.LineTooLong:

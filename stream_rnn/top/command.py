@@ -14,7 +14,7 @@ from typing import Any
 from stream_rnn import config
 from stream_rnn.assembly import settings
 from stream_rnn.config import ConfigError
-from stream_rnn.spi import SettingError
+from stream_rnn.spi import SettingError, require_port
 from stream_rnn.top.place import DEFAULT, Place, parse
 
 LETTERS = "dead_letters.jsonl"  # the file in the state folder
@@ -90,6 +90,7 @@ def _configured(
         kept = config.build("[dead_letter]", tables.get("dead_letter", {}), settings.DeadLetters)
         letters = Path(kept.path) if kept.path else state / LETTERS
     try:
+        require_port(table.address)  # as the daemon reads it: with a port, without a scheme
         place = parse(table.address)
     except SettingError as error:
         raise ConfigError(f"[metrics] address: {error}") from error

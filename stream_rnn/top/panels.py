@@ -21,6 +21,29 @@ Draw = Callable[[int, int, bool], list[Text]]
 SOLID, DASHES = "━", "┅"
 
 
+def all_of(
+    answer: Answer, history: History, found: Sequence[Letter] | None, now: float
+) -> dict[str, Draw]:
+    """Every panel by its name; what they draw stays as it is now.
+
+    Args:
+        answer: the newest.
+        history: of the numbers that are plotted.
+        found: dead letters; None: nobody tells them.
+        now: Unix seconds.
+    """
+    return {
+        "loss": loss(answer, history),
+        "rate": rate(answer, history),
+        "lag": lag(answer, history),
+        "tick": tick(answer, history),
+        "learning": _lines(row(("Learning", "bold")), facts.learning(answer)),
+        "keeping": _lines(row(("Keeping", "bold")), facts.keeping(answer, now)),
+        "events": events(answer),
+        "letters": letters(found),
+    }
+
+
 def loss(answer: Answer, history: History) -> Draw:
     """The loss against the best baseline."""
     ours, theirs = answer.loss, answer.baseline
@@ -78,16 +101,6 @@ def letters(found: Sequence[Letter] | None) -> Draw:
     if not rows:
         rows = [row(("none" if found is not None else "this daemon does not tell them", MUTED))]
     return _lines(row(("Dead letters", "bold"), ("  the newest first", MUTED)), rows)
-
-
-def learning(answer: Answer) -> Draw:
-    """What learns, and how well it is."""
-    return _lines(row(("Learning", "bold")), facts.learning(answer))
-
-
-def keeping(answer: Answer, now: float) -> Draw:
-    """What survives a crash. `now` in Unix seconds."""
-    return _lines(row(("Keeping", "bold")), facts.keeping(answer, now))
 
 
 def events(answer: Answer) -> Draw:

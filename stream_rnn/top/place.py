@@ -84,7 +84,9 @@ def parse(address: str) -> Place:
     if not is_url:
         scheme, rest = "http", address
     rest = rest.removesuffix("/")
-    is_plain = rest.isascii() and rest.isprintable() and not set(rest) & set(" /@?#\\")
+    is_plain = (
+        rest != "" and rest.isascii() and rest.isprintable() and not set(rest) & set(" /@?#\\")
+    )
     if scheme.lower() not in ("http", "https") or not is_plain or len(rest) > MAX_ADDRESS_CHARS:
         raise SettingError(f"expected an address, {_EXAMPLE}, got {address[:100]!r}")
     if ":" not in rest or rest.endswith("]"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -139,7 +140,7 @@ def _below(value: float) -> float:
 def _round(value: float) -> tuple[float, float]:
     """The round numbers below and above one that is not negative."""
     power = 0.0 if value < 1e-300 else 10.0 ** math.floor(math.log10(value))
-    steps = [step * power for step in _STEPS]
+    steps = [min(step * power, sys.float_info.max) for step in _STEPS]
     down = max((step for step in steps if step <= value), default=value)
     return down, min((step for step in steps if step >= value), default=value)
 

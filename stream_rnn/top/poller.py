@@ -80,10 +80,12 @@ class Poller:
             answer = look(self._place)
         except NoAnswer as error:
             problem = str(error)
+        except Exception as error:  # a mistake of ours must not end the asking, and is shown
+            problem = f"top failed, please report it: {type(error).__name__}: {error}"
         found = None if answer is None else answer.letters
         if not found and self._letters_path is not None:
             try:
                 found = letters.written(self._letters_path)
             except OSError as error:
-                found = (Letter("", "", f"{self._letters_path}: {error.strerror}"),)
+                found = (Letter("", "", f"{error.strerror}: {self._letters_path}"),)
         return Look(number, time.monotonic(), answer, problem, found)

@@ -24,8 +24,8 @@ from stream_rnn.top.panels import Draw
 from stream_rnn.top.place import Place
 from stream_rnn.top.poller import Look, Poller
 
-LOOK_EVERY_S = 0.25  # whether the poller has something new
-PLOTS, FACTS = ("loss", "rate", "lag", "tick"), ("learning", "keeping")
+LOOK_EVERY_S = 0.25
+PLOTS, FACTS = ("loss", "rate", "lag", "tick"), ("learning", "keeping", "events")
 MOST_TROUBLE = 3  # lines
 
 
@@ -66,6 +66,7 @@ class Top(App[None]):
         poller: asks it; started and stopped with the screen.
         clock: seconds, monotonic.
         slot_s: seconds between two points of the plots.
+        look_every_s: how often the screen sees whether the poller has something new.
     """
 
     TITLE = "stream-rnn top"
@@ -93,36 +94,38 @@ class Top(App[None]):
         *,
         clock: Callable[[], float] = time.monotonic,
         slot_s: float = 1.0,
+        look_every_s: float = LOOK_EVERY_S,
     ) -> None:
         super().__init__()
         self._place = place
         self._poller = poller
         self._clock = clock
         self._begun = clock()
+        self._look_every_s = look_every_s
         self._history = History(slot_s)
         self._look: Look | None = None
         self._last: Look | None = None  # with an answer
+        names = ("head", "trouble", *PLOTS, *FACTS, "letters")
+        self._panels = {name: Panel(name) for name in names}
+        self._plots = Grid(*(self._panels[name] for name in PLOTS))
+        self._facts = Grid(*(self._panels[name] for name in FACTS))
         self._drawings: dict[str, Draw] = {}
         self._plan: Layout | None = None
         self._paused = False
 
     @override
     def compose(self) -> ComposeResult:
-        yield Panel("head")
-        yield Panel("trouble")
-        with Grid(id="plots"):
-            for name in PLOTS:
-                yield Panel(name)
-        with Grid(id="facts"):
-            for name in (*FACTS, "events"):
-                yield Panel(name)
-        yield Panel("letters")
+        yield self._panels["head"]
+        yield self._panels["trouble"]
+        yield self._plots
+        yield self._facts
+        yield self._panels["letters"]
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
         """Begin to ask."""
         self._poller.start()
-        self.set_interval(LOOK_EVERY_S, self._take)
+        self.set_interval(self._look_every_s, self._take)
         self._draw_anew()
         self._show()
 
@@ -165,18 +168,9 @@ class Top(App[None]):
     def _draw_anew(self) -> None:
         """What the panels show, as of now; a paused display keeps what it has."""
         look = self._last
-        answer = Answer() if look is None or look.answer is None else look.answer
-        history = self._history
-        self._drawings = {
-            "loss": panels.loss(answer, history),
-            "rate": panels.rate(answer, history),
-            "lag": panels.lag(answer, history),
-            "tick": panels.tick(answer, history),
-            "learning": panels.learning(answer),
-            "keeping": panels.keeping(answer, time.time()),
-            "events": panels.events(answer),
-            "letters": panels.letters(None if look is None else look.letters),
-        }
+        answer = None if look is None else look.answer
+        letters = None if look is None else look.letters
+        self._drawings = panels.all_of(answer or Answer(), self._history, letters, time.time())
 
     def _show(self) -> None:
         heard = head.heard(self._look, self._last, self._begun, self._clock(), self._paused)
@@ -186,35 +180,30 @@ class Top(App[None]):
             self._plan = plan
             self._arrange(plan, len(trouble))
         url = self._place.url
-        self._panel("head").show(lambda width, *_: head.lines(heard, url, width))
-        self._panel("trouble").show(lambda width, *_: [fit(each, width) for each in trouble])
+        self._panels["head"].show(lambda width, *_: head.lines(heard, url, width))
+        self._panels["trouble"].show(lambda width, *_: [fit(each, width) for each in trouble])
         for name, draw in self._drawings.items():
-            self._panel(name).show(draw, plan.boxed, heard.is_stale)
-
-    def _panel(self, name: str) -> Panel:
-        return self.query_one(f"#{name}", Panel)
+            self._panels[name].show(draw, plan.boxed, heard.is_stale)
 
     def _arrange(self, plan: Layout, n_trouble: int) -> None:
         is_wide = plan.fact_columns == 3
         n_facts = 2 if plan.fact_columns == 1 else 1  # below one another
         rows = [plan.facts] * n_facts + ([] if is_wide else [plan.events])
-        heights = {
-            "head": HEAD,
-            "trouble": n_trouble,
-            "plots": 2 * plan.plot,
-            "facts": sum(rows),
-            "letters": plan.letters,
-        }
-        for name, height in heights.items():
-            widget = self.query_one(f"#{name}")
+        heights: list[tuple[Widget, int]] = [
+            (self._panels["head"], HEAD),
+            (self._panels["trouble"], n_trouble),
+            (self._plots, 2 * plan.plot),
+            (self._facts, sum(rows)),
+            (self._panels["letters"], plan.letters),
+        ]
+        for widget, height in heights:
             widget.styles.height = height
             widget.styles.display = "block" if height else "none"
-        plots, facts = self.query_one("#plots"), self.query_one("#facts")
-        plots.styles.grid_rows = str(max(plan.plot, 1))
-        facts.styles.grid_rows = " ".join(str(max(row, 1)) for row in rows)
-        facts.styles.grid_size_columns = plan.fact_columns
-        events = self._panel("events")
+        self._plots.styles.grid_rows = str(max(plan.plot, 1))
+        self._facts.styles.grid_rows = " ".join(str(max(row, 1)) for row in rows)
+        self._facts.styles.grid_size_columns = plan.fact_columns
+        events = self._panels["events"]
         events.styles.column_span = 1 if is_wide else plan.fact_columns
         events.styles.display = "block" if is_wide or plan.events else "none"
-        for grid in (plots, facts):
+        for grid in (self._plots, self._facts):
             grid.set_class(plan.boxed, "-boxed")
