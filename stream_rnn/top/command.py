@@ -93,7 +93,7 @@ def _configured(
         require_port(table.address)  # as the daemon reads it: with a port, without a scheme
         place = parse(table.address)
     except SettingError as error:
-        raise ConfigError(f"[metrics] address: {error}") from error
+        raise ConfigError(f"[metrics] {error}") from error
     certificate = None if table.certificate is None else Path(table.certificate)
     is_tls = certificate is not None
     place = replace(place, token=table.token, is_tls=is_tls, certificate=certificate)

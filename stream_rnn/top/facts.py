@@ -65,7 +65,7 @@ def events(answer: Answer) -> list[Text]:
     series = answer.series
     rejected = series.by("events_rejected_total", "stage")
     n_rejected = sum(rejected.values()) if rejected else None
-    stages = ", ".join(f"{clean(stage, 12)} {human(n)}" for stage, n in rejected.items() if n)
+    stages = ", ".join(f"{clean(stage, 12)} {counted(n)}" for stage, n in rejected.items() if n)
     items = [_count("applied", series.total("events_applied_total"))]
     items.append(_count("rejected", n_rejected, bad=True, more=f" ({stages})" if stages else ""))
     for name, key in (

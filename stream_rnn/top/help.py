@@ -18,8 +18,6 @@ TEXT = """\
 q          leave; the daemon does not notice
 p          hold the display, or let it go on
 r          scales follow what comes from now on
-c          take a snapshot, pause or resume (with a
-           configuration or --state)
 h          close this
 
 Loss       before learning, beside the best baseline:
@@ -41,7 +39,7 @@ class Help(ModalScreen[None]):
     """Closed by the same key."""
 
     CSS = f"""
-    Help {{ align: center middle; }}
+    Help {{ align: center middle; background: {GROUND} 60%; }}
     Help VerticalScroll {{
         width: 60; max-width: 100%; height: auto; max-height: 100%; padding: 0 1;
         background: {GROUND}; color: {INK}; border: round {LINE};
@@ -55,4 +53,4 @@ class Help(ModalScreen[None]):
     @override
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Static(Text(TEXT))
+            yield Static(Text(TEXT.rstrip()))

@@ -22,16 +22,21 @@ SOLID, DASHES = "━", "┅"
 
 
 def all_of(
-    answer: Answer, history: History, found: Sequence[Letter] | None, now: float
+    answer: Answer | None, history: History, found: Sequence[Letter] | None, now: float
 ) -> dict[str, Draw]:
     """Every panel by its name; what they draw stays as it is now.
 
     Args:
-        answer: the newest.
+        answer: the newest; None: there was none yet, and nothing is made up.
         history: of the numbers that are plotted.
         found: dead letters; None: nobody tells them.
         now: Unix seconds.
     """
+    if answer is None:
+        titles = {"loss": "Loss", "rate": "Events per second", "lag": "Lag", "tick": "Tick"}
+        titles |= {"learning": "Learning", "keeping": "Keeping", "events": "Events"}
+        titles |= {"letters": "Dead letters"}
+        return {name: _lines(row((title, "bold")), ()) for name, title in titles.items()}
     return {
         "loss": loss(answer, history),
         "rate": rate(answer, history),

@@ -88,13 +88,13 @@ def parse(address: str) -> Place:
         rest != "" and rest.isascii() and rest.isprintable() and not set(rest) & set(" /@?#\\")
     )
     if scheme.lower() not in ("http", "https") or not is_plain or len(rest) > MAX_ADDRESS_CHARS:
-        raise SettingError(f"expected an address, {_EXAMPLE}, got {address[:100]!r}")
+        raise SettingError(f"address: expected one, {_EXAMPLE}, got {address[:100]!r}")
     if ":" not in rest or rest.endswith("]"):
         rest = f"{rest}:{DEFAULT_PORT}"
     host, port = require_port(rest, "address")
     if port == 0:
         raise SettingError(
-            "port 0 lets the daemon take a free port; give the one that its start tells, "
+            "address: port 0 lets the daemon take a free port; give the one that its start tells, "
             f"{_EXAMPLE}"
         )
     return Place(ANYWHERE.get(host, host), port, is_tls=scheme.lower() == "https")

@@ -15,7 +15,6 @@ from textual.widgets import Footer
 from typing_extensions import override
 
 from stream_rnn.top import head, panels
-from stream_rnn.top.answer import Answer
 from stream_rnn.top.help import Help
 from stream_rnn.top.history import History
 from stream_rnn.top.ink import GROUND, INK, MUTED, fit
@@ -170,7 +169,7 @@ class Top(App[None]):
         look = self._last
         answer = None if look is None else look.answer
         letters = None if look is None else look.letters
-        self._drawings = panels.all_of(answer or Answer(), self._history, letters, time.time())
+        self._drawings = panels.all_of(answer, self._history, letters, time.time())
 
     def _show(self) -> None:
         heard = head.heard(self._look, self._last, self._begun, self._clock(), self._paused)
