@@ -66,8 +66,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notify": set(),
     "readers": {"spi", "engine"} | AT_THE_SIDE | CORE,
     "http": {"spi"},
-    # words of the progress line; the settings tell where a configured daemon serves
-    "top": {"spi", "http", "console", "config", "assembly"},
+    # words of the progress line; where a configured daemon serves; the menu that tells it things
+    "top": {"spi", "http", "console", "config", "assembly", "control"},
     "migration": set(),
     "resuming": {"config", "app", "checkpoint", "journal", "migration", "runtime"},
     "results": {"spi", "report", "scores", "tasks"},

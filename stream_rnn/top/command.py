@@ -49,7 +49,7 @@ def command(target: str | None, state: Path | None, token: str | None, cacert: P
         raise ConfigError(
             "top draws with textual, which is not installed: pip install 'stream-rnn[top]'"
         ) from None
-    Top(place, Poller(place, letters)).run()
+    Top(place, Poller(place, letters), state).run()
 
 
 def destination(target: str, state: Path | None) -> tuple[Place, Path | None, Path | None]:

@@ -11,10 +11,10 @@ from stream_rnn.top.ink import BAD, GOOD, INK, MUTED, OTHER, Part, row
 from stream_rnn.top.words import age, amount, clean, counted, human, instant, plural
 
 WHY = {
-    "unsound": "the credit was unsound",
-    "noise": "the credit was too noisy",
-    "slow": "ticks took too long",
-    "lag": "too far behind",
+    "unsound": "unsound credit",
+    "noise": "noisy credit",
+    "slow": "slow ticks",
+    "lag": "lag",
 }
 _NAME_CELLS = 9
 _MOST_LAYERS = 8

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stream_rnn.top.answer import Answer
 from stream_rnn.top.series import quantile
 
+SLOW = 2  # points that may be missed without a gap: the way there and back takes its time
 KEPT = 1024  # seconds; the widest screen shows about 400
 TICKS_OVER_S = 10  # durations are told as counts since the start: percentiles need some of them
 
@@ -55,10 +56,12 @@ class History:
     def add(self, answer: Answer, at: float) -> None:
         """One more answer, `at` in seconds, monotonic; what was missed before it is a gap."""
         missed = 0 if self._at is None else round((at - self._at) / self._slot_s) - 1
+        point = self._point(answer)
+        between = point if missed <= SLOW else GAP
         for _ in range(min(max(missed, 0), KEPT)):
-            self._append(GAP)
+            self._append(between)
         self._at = at
-        self._append(self._point(answer))
+        self._append(point)
 
     def rescale(self) -> None:
         """Scales follow what comes from now on."""

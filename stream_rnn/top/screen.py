@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
@@ -19,6 +20,7 @@ from stream_rnn.top.help import Help
 from stream_rnn.top.history import History
 from stream_rnn.top.ink import GROUND, INK, MUTED, fit
 from stream_rnn.top.layout import HEAD, Layout, layout
+from stream_rnn.top.menu import Menu
 from stream_rnn.top.panels import Draw
 from stream_rnn.top.place import Place
 from stream_rnn.top.poller import Look, Poller
@@ -63,6 +65,7 @@ class Top(App[None]):
     Args:
         place: the daemon, for the line that says where.
         poller: asks it; started and stopped with the screen.
+        state: its state folder, if that is on this machine: it can be told things.
         clock: seconds, monotonic.
         slot_s: seconds between two points of the plots.
         look_every_s: how often the screen sees whether the poller has something new.
@@ -83,6 +86,7 @@ class Top(App[None]):
         Binding("q,ctrl+c,ctrl+q", "quit", "quit", key_display="q", priority=True),
         Binding("p", "pause", "pause"),
         Binding("r", "rescale", "reset scales"),
+        Binding("c", "control", "control"),
         Binding("h,question_mark", "help", "help", key_display="h"),
     ]
 
@@ -90,6 +94,7 @@ class Top(App[None]):
         self,
         place: Place,
         poller: Poller,
+        state: Path | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         slot_s: float = 1.0,
@@ -98,6 +103,7 @@ class Top(App[None]):
         super().__init__()
         self._place = place
         self._poller = poller
+        self._state = state
         self._clock = clock
         self._begun = clock()
         self._look_every_s = look_every_s
@@ -152,6 +158,16 @@ class Top(App[None]):
     def action_help(self) -> None:
         """Say what is what."""
         self.push_screen(Help())
+
+    def action_control(self) -> None:
+        """Tell the daemon something."""
+        if self._state is not None:
+            self.push_screen(Menu(self._state))
+
+    @override
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Offer the menu only where there is somebody to be told."""
+        return action != "control" or self._state is not None
 
     def _take(self) -> None:
         look = self._poller.newest

@@ -89,6 +89,12 @@ class Screen:
     def text(self) -> str:
         return "\n".join(self.lines())
 
+    async def press(self, *keys: str) -> None:
+        """Press keys; the pilot's own way waits for an idle process, which a poller is not."""
+        for key in keys:
+            self.app.simulate_key(key)
+            await asyncio.sleep(0.05)
+
     async def until(self, words: str, is_there: bool = True, patience_s: float = 5.0) -> str:
         """Wait until the screen has the words, or has them no more; returns it."""
         end = time.monotonic() + patience_s
@@ -109,9 +115,17 @@ def watching() -> Callable[..., None]:
         **options: Any,
     ) -> None:
         async def main() -> None:
-            poller = Poller(place, options.get("letters"), EVERY_S)
+            every_s = options.get("every_s", EVERY_S)
+            poller = Poller(place, options.get("letters"), every_s)
             clock = options.get("clock", time.monotonic)
-            app = Top(place, poller, clock=clock, slot_s=EVERY_S, look_every_s=EVERY_S / 2)
+            app = Top(
+                place,
+                poller,
+                options.get("state"),
+                clock=clock,
+                slot_s=EVERY_S,
+                look_every_s=EVERY_S / 2,
+            )
             async with app.run_test(size=size) as pilot:
                 await play(Screen(app, pilot))
 

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_rnn.top import layout as layouts
+from stream_rnn.top.answer import Answer
+from stream_rnn.top.history import History
 from stream_rnn.top.layout import layout
 from stream_rnn.top.plots import Curve, Scale, columns, curves, scale_of
 from stream_rnn.top.series import Series, quantile
@@ -73,6 +75,19 @@ def test_whatever_the_numbers_they_lie_within_their_scale(values, has_floor):
     assert all(scale.low <= value <= scale.high for value in values if value is not None)
     rows = curves([Curve(values, "red")], scale, 5, 3) + columns(values, "red", scale, 5, 3)
     assert {row.cell_len for row in rows} == {5}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "losses"),
+    [(1.1, [4.0, 4.0]), (3.0, [4.0, 4.0, 4.0, 4.0]), (5.0, [4.0, *[None] * 4, 4.0])],
+    ids=str,
+)
+def test_what_was_not_heard_for_long_is_a_gap(seconds, losses):
+    answer = Answer({}, Series(b"stream_rnn_prequential_loss 4.0\n"))
+    history = History()
+    history.add(answer, 100.0)
+    history.add(answer, 100.0 + seconds)
+    assert [point.loss for point in history.points] == losses
 
 
 def histogram(*counts: float) -> list[tuple[float, float]]:

@@ -164,7 +164,7 @@ def test_a_number_of_any_size_and_kind_is_survived(scripted, value, size):
 def test_a_screen_is_left_at_once_while_nobody_answers(watching):
     async def play(screen):
         await screen.until("○ asking")
-        await screen.pilot.press("q")
+        await screen.press("q")
 
     with server(silence) as place:
         start = time.monotonic()

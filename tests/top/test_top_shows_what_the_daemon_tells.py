@@ -64,7 +64,7 @@ def test_a_tiny_terminal_does_no_harm(scripted, watching):
         await screen.pilot.resize_terminal(80, 24)
         await screen.until("● ready")
 
-    watching(scripted.place, play)
+    watching(scripted.place, play, every_s=1.0)
 
 
 def test_a_new_number_is_shown_within_a_refresh(scripted, watching):
@@ -129,7 +129,7 @@ def test_reasons_against_readiness_come_before_all_else(scripted, watching):
 def test_a_rung_of_the_ladder_is_shown_with_its_reason(scripted, watching):
     async def play(screen):
         scripted.status |= {"rule": "tbptt", "fallback_level": 1, "fallback_reason": "unsound"}
-        await screen.until("tbptt · level 1: the credit was unsound")
+        await screen.until("tbptt · level 1: unsound credit")
 
     watching(scripted.place, play)
 
@@ -187,7 +187,7 @@ def test_a_file_of_letters_that_cannot_be_read_is_said(scripted, watching, tmp_p
 def test_a_paused_display_stands_still_until_it_goes_on(scripted, watching):
     async def play(screen):
         await screen.until("applied 56,789")
-        await screen.pilot.press("p")
+        await screen.press("p")
         await screen.until("‖ display paused")
         scripted.metrics.events_applied = 60_000
         n = len(scripted.asked)
@@ -195,7 +195,7 @@ def test_a_paused_display_stands_still_until_it_goes_on(scripted, watching):
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
         assert "applied 56,789" in screen.text()
-        await screen.pilot.press("p")
+        await screen.press("p")
         await screen.until("applied 60,000")
 
     watching(scripted.place, play)
@@ -210,7 +210,7 @@ def test_reset_scales_forgets_a_spike(scripted, watching):
         await screen.until("second  90")
         assert " 10k " in screen.text()  # still in sight
         await asyncio.sleep(0.2)
-        await screen.pilot.press("r")
+        await screen.press("r")
         await screen.until(" 100 ", patience_s=1.0)
 
     watching(scripted.place, play)
@@ -219,9 +219,9 @@ def test_reset_scales_forgets_a_spike(scripted, watching):
 def test_help_opens_and_closes(scripted, watching):
     async def play(screen):
         await screen.until("● ready")
-        await screen.pilot.press("h")
+        await screen.press("h")
         await screen.until("the daemon does not notice")
-        await screen.pilot.press("h")
+        await screen.press("h")
         await screen.until("the daemon does not notice", is_there=False)
 
     watching(scripted.place, play)
@@ -231,7 +231,7 @@ def test_help_opens_and_closes(scripted, watching):
 def test_a_key_leaves_and_nothing_is_asked_any_more(scripted, watching, key):
     async def play(screen):
         await screen.until("● ready")
-        await screen.pilot.press(key)
+        await screen.press(key)
 
     watching(scripted.place, play)
     time.sleep(0.05)  # the question under way
@@ -247,9 +247,9 @@ def test_a_daemon_that_comes_back_is_found_again(scripted, watching):
         nonlocal ahead_s
         await screen.until("applied 56,789")
         scripted.server.close()
-        ahead_s = 12.0
+        ahead_s = 70.0
         await screen.until("✕ nobody listens there")
-        text = await screen.until("✕ no answer for 12 s")
+        text = await screen.until("✕ no answer for 1 min")
         assert "applied 56,789" in text  # what was known, in muted ink
         again = type(scripted)(scripted.server.port)
         with again.server:
