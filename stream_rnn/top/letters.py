@@ -61,8 +61,6 @@ def written(path: Path) -> tuple[Letter, ...]:
             return ()
         file.seek(max(0, found.st_size - TAIL_BYTES))
         lines = file.read(TAIL_BYTES).split(b"\n")
-    if found.st_size > TAIL_BYTES:
-        del lines[0]  # its beginning is missing
     letters: list[Letter] = []
     for line in reversed(lines):
         one = letter(_decoded(line)) if line else None
@@ -76,5 +74,5 @@ def written(path: Path) -> tuple[Letter, ...]:
 def _decoded(line: bytes) -> object:
     try:
         return msgspec.json.decode(line)
-    except (msgspec.MsgspecError, RecursionError):  # a line half written, or not a letter
+    except (msgspec.MsgspecError, RecursionError):  # half a line, at either end, or no letter
         return None

@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from textual.pilot import Pilot
 
 from stream_rnn.http.bounded import Bounds
 from stream_rnn.http.pages import pages
 from stream_rnn.http.server import HttpServer
 from stream_rnn.metrics import Metrics
-
-pytest.importorskip("textual", reason="top is an extra: pip install 'stream-rnn[top]'")
-
-from textual.pilot import Pilot
-
 from stream_rnn.top.place import Place, parse
 from stream_rnn.top.poller import Poller
 from stream_rnn.top.screen import Top
