@@ -18,8 +18,9 @@ import torch
 
 from stream_rnn.cells import CELLS, Cell
 from stream_rnn.credit import Credit, Kf, Ok
+from stream_rnn.frame import Frame
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.credit import Kf, Ok, Tbptt
-from stream_rnn.credit.base import Noisy
+from stream_rnn.credit.base import MANY, Noisy
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Observation, Tick
 from stream_rnn.native.observe import Shape, observation_of
@@ -38,14 +38,14 @@ class Recurrent(Protocol):
     def fits(self, recurrence: Recurrence) -> bool:
         """Whether every tensor is where it was."""
 
-    def ready(self, tick: Tick, frozen: bool) -> bool:
-        """Fill in what belongs to the coming tick; False: this tick is not the library's."""
-
     def calm_ticks(self) -> int:
-        """How many coming ticks differ in their events alone."""
+        """How many coming ticks differ in their events alone, at least 1."""
 
-    def adopt(self, pays: bool, n: int) -> None:
-        """`n` ticks were taken."""
+    def ready(self, tick: Tick, frozen: bool, n: int) -> bool:
+        """Fill in what belongs to the `n` coming ticks; False: they are not the library's."""
+
+    def adopt(self, pays: bool, taken: int, n: int) -> None:
+        """Of `n` ticks that were made ready, `taken` were taken."""
 
 
 class DenseRecurrent:
@@ -99,25 +99,30 @@ class DenseRecurrent:
             return False
         return all(place[name] is tensor for place, name, tensor in self._kept)
 
-    def ready(self, tick: Tick, frozen: bool) -> bool:
+    def calm_ticks(self) -> int:
+        rule, fidelity = self._rule, self._recurrence.fidelity
+        calm = rule.calm_ticks() if isinstance(rule, Noisy | Tbptt) else MANY
+        return calm if fidelity is None else min(calm, fidelity.unseen_ticks)
+
+    def ready(self, tick: Tick, frozen: bool, n: int) -> bool:
         rule = self._rule
         tick.pays = True
         if isinstance(rule, Noisy):
-            tick.signs = rule.sign_address()
-        else:
+            tick.signs = rule.sign_address(n)
+            tick.n_signs = rule.signs_per_tick
+        elif isinstance(rule, Tbptt):
             if frozen and rule.every > 1:
                 return False  # losses that are not to be taught must not wait in the window
             tick.pays = rule.pays_next()
         return True
 
-    def calm_ticks(self) -> int:
-        return 1
-
-    def adopt(self, pays: bool, n: int) -> None:
-        fidelity = self._recurrence.fidelity
+    def adopt(self, pays: bool, taken: int, n: int) -> None:
+        rule, fidelity = self._rule, self._recurrence.fidelity
         if fidelity is not None:
-            fidelity.pass_over()
-        self._rule.adopt(self.gradients[0] if pays else None, self._healthy_B, self._facts)
+            fidelity.pass_over(taken)
+        if isinstance(rule, Noisy) and taken < n:
+            rule.give_back(n - taken)
+        rule.adopt(self.gradients[0] if pays else None, self._healthy_B, self._facts, taken)
 
 
 class UnitsRecurrent:
@@ -149,14 +154,14 @@ class UnitsRecurrent:
             and all(a is b for a, b in zip(mine.parameters(), self._parameters, strict=True))
         )
 
-    def ready(self, tick: Tick, frozen: bool) -> bool:
+    def calm_ticks(self) -> int:
+        return MANY
+
+    def ready(self, tick: Tick, frozen: bool, n: int) -> bool:
         tick.pays = True
         return True
 
-    def calm_ticks(self) -> int:
-        return 1 << 30
-
-    def adopt(self, pays: bool, n: int) -> None:
+    def adopt(self, pays: bool, taken: int, n: int) -> None:
         self._recurrence.adopt(self._healthy_B, self._norm_B)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from stream_rnn.cells import CELLS, Cell, Tanh
 from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
+from stream_rnn.frame import Frame
 from stream_rnn.head import (
     Bernoulli,
     CrossEntropy,
@@ -29,7 +30,7 @@ from stream_rnn.head import (
     Quantile,
     SquaredError,
 )
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
@@ -348,7 +349,8 @@ import hashlib, sys, torch
 from stream_rnn.cells import Lstm
 from stream_rnn.credit import Ok
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam
 
