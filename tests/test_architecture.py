@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "update": set(),
     "head": {"saved"},
     "least_squares": {"head", "saved"},
-    "plan": {"native", "cells", "credit", "recurrence", "update", "head"},
+    "plan": {"native", "cells", "credit", "recurrence", "update", "head", "least_squares"},
     "frame": {"plan"},
     "learner": {"frame", "plan", "recurrence", "update", "head", "lane_state", "saved"},
     "teaching": {"learner"},

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stream_rnn.head import Head
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Library, Step, Tick
 from stream_rnn.plan.outcomes import Room, Ticked
@@ -31,7 +33,8 @@ class Plan:
         self._library = kernels
         self._parts = parts
         self._recurrent = recurrent
-        self._updates = (parts.update, parts.head_update)
+        owns = parts.head.owns_update
+        self._updates = (parts.update,) if owns else (parts.update, parts.head_update)
         recurrence, head = parts.recurrence, parts.head
         loss = head.loss_function
         B, I = recurrence.n_lanes, recurrence.n_inputs  # noqa: E741
@@ -54,7 +57,12 @@ class Plan:
         plan.owed = waiting["owed_B"].data_ptr()
         learned = recurrence.parameters()
         plan.recurrent = _step(parts.update, learned, recurrent.gradients, self._norms[0])
-        plan.readout = _step(parts.head_update, [head.V_PF], [None], self._norms[1])
+        if head.owns_update:
+            plan.readout = Step()
+            plan.readout.parameters[0].value = head.V_PF.data_ptr()
+        else:
+            plan.readout = _step(parts.head_update, [head.V_PF], [None], self._norms[1])
+        self._squares = _squares(plan, head)
         self._work = torch.empty(kernels.plan_bytes(plan) + 64, dtype=torch.uint8)
         plan.work = (self._work.data_ptr() + 63) // 64 * 64
         self._plan = plan
@@ -80,6 +88,8 @@ class Plan:
         if kernels is not self._library or parts != self._parts:
             return False
         if head.V_PF is not V_PF or head.loss_function is not loss:
+            return False
+        if isinstance(head, LeastSquaresHead) and _settings_of(head) != self._squares:
             return False
         if not self._recurrent.fits(parts.recurrence):
             return False
@@ -147,10 +157,12 @@ class Plan:
         room.used += taken
         pays = bool(tick.pays)
         self._recurrent.adopt(pays, taken, n)
-        if not frozen:
+        if frozen:
+            return
+        if pays:
+            self._updates[0].adopt(self._norms[0])
+        if len(self._updates) > 1:
             self._updates[1].adopt(self._norms[1])
-            if pays:
-                self._updates[0].adopt(self._norms[0])
 
     def _room_for(self, n: int) -> Room:
         if self._room.used + n > self._room.size:
@@ -170,6 +182,20 @@ class Plan:
             and live.shape == scored.shape == (*lead, *shape_B)
             and all(each.is_contiguous() and each.device.type == "cpu" for each in rows)
         )
+
+
+def _squares(plan: loading.Plan, head: Head) -> tuple[object, ...]:
+    """Describe a read-out that owns its update; what of it must stay as it is."""
+    if not isinstance(head, LeastSquaresHead):
+        return ()
+    of = plan.squares
+    of.forgetting, of.prior, of.reach = head.forgetting, head.prior, head.reach
+    of.C, of.size = head.C_FF.data_ptr(), head.size_P.data_ptr()
+    return _settings_of(head)
+
+
+def _settings_of(head: LeastSquaresHead) -> tuple[object, ...]:
+    return head.forgetting, head.prior, head.reach, id(head.C_FF), id(head.size_P)
 
 
 _SETTINGS: dict[type, Callable[[Any], tuple[float | None, ...]]] = {

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS, Cell
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Tbptt
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.frame import Block, Outcome
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
-from stream_rnn.recurrence import Dense, Elstm, Lru, Recurrence, Rtu
+from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
 from stream_rnn.update import Adam
 
 LANES = 3
@@ -32,6 +33,7 @@ RULES: dict[str, Callable[[Cell, int], Credit]] = {
     "kf": lambda cell, n: Kf(cell, n, signs_of()),
     "ok-gate-3": lambda cell, n: Ok(cell, n, signs_of(), rank=3),
     "ok-row-1": lambda cell, n: Ok(cell, n, signs_of(), rank=1, chunks="row"),
+    "rtrl": Rtrl,
     "tbptt-20": lambda cell, n: Tbptt(cell, n, window=20),
     "tbptt-7-every-5": lambda cell, n: Tbptt(cell, n, window=7, every=5),
 }
@@ -40,14 +42,19 @@ UNITS: dict[str, Callable[[int, int, int, torch.Generator], Recurrence]] = {
     "rtu-linear": lambda i, n, b, g: Rtu(i, n, b, g, "linear"),
     "rtu-tanh": Rtu,
     "elstm": Elstm,
+    "lru under tanh": lambda i, n, b, g: under_a_layer(Lru(i, n, b, g), g),
 }
 
 
-def of_units(units: str, horizon: int = 0) -> Learner:
+def under_a_layer(units: Recurrence, generator: torch.Generator) -> Recurrence:
+    return Stack([units, Feedforward(units.width, 6, LANES, generator)])
+
+
+def of_units(units: str, horizon: int = 0, kind: type[Head] = Head) -> Learner:
     generator = signs_of(1)
     recurrence, loss = UNITS[units](2, 5, LANES, generator), SquaredError()
     V_PF = initial_readout(recurrence.width, 2, loss, generator).float()
-    head = Head(recurrence.width, 2, loss, V_PF)
+    head = kind(recurrence.width, 2, loss, V_PF)
     return Learner(recurrence, head, Adam(lr=0.01), Adam(lr=0.01), horizon)
 
 
@@ -146,7 +153,16 @@ def test_element_wise_units_learn_the_same_bits(units: str, horizon: int) -> Non
     assert lengths == [TICKS]
 
 
-@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "ok-row-1", "tbptt-20"])
+@pytest.mark.parametrize("horizon", [0, 2])
+@pytest.mark.usefixtures("kernels")
+def test_a_read_out_that_owns_its_update_learns_the_same_bits(horizon: int) -> None:
+    _, lengths = all_sizes_agree(
+        lambda: of_units("rtu-tanh", horizon, LeastSquaresHead), block_of()
+    )
+    assert lengths == [TICKS]
+
+
+@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "ok-row-1", "rtrl", "tbptt-20"])
 def test_a_run_ends_after_credit_that_restarted(rule: str, make: Any) -> None:
     """A wild net's influence grows without bound; a slope beyond all measure ruins a window."""
 

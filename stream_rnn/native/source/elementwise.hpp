@@ -41,6 +41,7 @@ struct UnitNet {
   }
 
   int width() const { return S; }
+  int slopes() const { return S; }
   static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
   static int width_of(const Plan& plan) { return state_size(plan); }
 
@@ -107,8 +108,8 @@ struct UnitNet {
     }
   }
 
-  // s_t (S) of lane b; keeps what the derivatives need
-  void forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const {
+  // s_t (S) of lane b, which is also what is read; keeps what the derivatives need
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const {
     float *__restrict m = moved + b * 2 * N, *__restrict r = raw + b * 2 * N;
     if (e.units == ELSTM) {
       read_in(x, s_tm1, inner);
@@ -119,7 +120,7 @@ struct UnitNet {
         r[n] = s_tm1[n];
         s_t[n] = z + f * (s_tm1[n] - z);
       }
-      return;
+      return s_t;
     }
     read_in(x, s_tm1, r);
     for (int n = 0; n < N; n++) {
@@ -132,8 +133,11 @@ struct UnitNet {
       for (int j = 0; j < 2 * N; j++) s_t[j] = tanh_(s_t[j]);
     else if (e.units == RTU_RELU)
       for (int j = 0; j < 2 * N; j++) s_t[j] = s_t[j] > 0 ? s_t[j] : 0;
+    return s_t;
   }
-  void ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const { forward(b, x, s_tm1, s_t); }
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+    return forward(b, x, s_tm1, s_t);
+  }
 
   // T <- J T + immediate for VL units from n on, `left` of them there; returns the sum of squares
   template <bool WHOLE>

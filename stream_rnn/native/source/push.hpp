@@ -109,12 +109,10 @@ static void pack(const float* A, size_t stride, int rows, int width, float* pane
   }
 }
 
-// One panel of J A: `packed` holds it of A (all S rows), `out` receives it. Also q^T (J A), one
-// number a column, into `pulled`; and the sum of all squares.
-static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* packed,
-                        float* out, float* pulled) {
+// What is left once J_h is multiplied: adds the carries to `out`. Also q^T out, one number a column,
+// into `pulled`; and the sum of all squares.
+static float finish_panel(const Sizes& z, const Lane& lane, const float* packed, float* out, float* pulled) {
   const int N = z.N;
-  multiply(z.S, N, J, N, packed, out);
   vf p[VECTORS], squares = {};
   for (int v = 0; v < VECTORS; v++) p[v] = vf{};
   for (int k = 0; k < z.K; k++)
@@ -132,6 +130,13 @@ static float push_panel(const Sizes& z, const Lane& lane, const float* J, const 
     }
   for (int v = 0; v < VECTORS; v++) store(pulled + VL * v, p[v]);
   return sum(squares);
+}
+
+// One panel of J A: `packed` holds it of A (all S rows), `out` receives it.
+static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* packed,
+                        float* out, float* pulled) {
+  multiply(z.S, z.N, J, z.N, packed, out);
+  return finish_panel(z, lane, packed, out, pulled);
 }
 
 // gradient (Z, M) rows `first`.. += sum over i of p_i (rows) V_i^T; p_i are `stride` apart.
