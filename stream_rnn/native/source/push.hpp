@@ -62,7 +62,8 @@ static void form_J_h(const Observation& o, const Sizes& z, const Lane& lane, flo
 // (MR, depth) times (depth, 2 vectors of a panel).
 template <int MR>
 inline void tile(const float* a, size_t stride, const float* b, float* c, int depth) {
-  vf x[MR][2];
+  vf x[MR][2];  // in registers: every loop over it is unrolled
+#pragma GCC unroll 16
   for (int i = 0; i < MR; i++) x[i][0] = x[i][1] = vf{};
   for (int k = 0; k < depth; k++) {
     const vf b0 = load(b + PANEL * k), b1 = load(b + PANEL * k + VL);
@@ -73,6 +74,7 @@ inline void tile(const float* a, size_t stride, const float* b, float* c, int de
       x[i][1] += s * b1;
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
     store(c + PANEL * i, x[i][0]);
     store(c + PANEL * i + VL, x[i][1]);
@@ -86,6 +88,8 @@ static void multiply(int rows, int depth, const float* a, size_t stride, const f
     const float* right = b + half;
     int m = 0;
     for (; m + MR <= rows; m += MR) tile<MR>(a + m * stride, stride, right, out + PANEL * m + half, depth);
+    if (MR > 8)
+      for (; m + 8 <= rows; m += 8) tile<8>(a + m * stride, stride, right, out + PANEL * m + half, depth);
     for (; m + 4 <= rows; m += 4) tile<4>(a + m * stride, stride, right, out + PANEL * m + half, depth);
     for (; m < rows; m++) tile<1>(a + m * stride, stride, right, out + PANEL * m + half, depth);
   }
@@ -109,10 +113,12 @@ static void pack(const float* A, size_t stride, int rows, int width, float* pane
   }
 }
 
-// What is left once J_h is multiplied: adds the carries to `out`. Also q^T out, one number a column,
-// into `pulled`; and the sum of all squares.
-static float finish_panel(const Sizes& z, const Lane& lane, const float* packed, float* out, float* pulled) {
+// One panel of J A: `packed` holds it of A (all S rows), `out` receives it. Also q^T (J A), one
+// number a column, into `pulled`; and the sum of all squares.
+static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* packed,
+                        float* out, float* pulled) {
   const int N = z.N;
+  multiply(z.S, N, J, N, packed, out);
   vf p[VECTORS], squares = {};
   for (int v = 0; v < VECTORS; v++) p[v] = vf{};
   for (int k = 0; k < z.K; k++)
@@ -130,13 +136,6 @@ static float finish_panel(const Sizes& z, const Lane& lane, const float* packed,
     }
   for (int v = 0; v < VECTORS; v++) store(pulled + VL * v, p[v]);
   return sum(squares);
-}
-
-// One panel of J A: `packed` holds it of A (all S rows), `out` receives it.
-static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* packed,
-                        float* out, float* pulled) {
-  multiply(z.S, z.N, J, z.N, packed, out);
-  return finish_panel(z, lane, packed, out, pulled);
 }
 
 // gradient (Z, M) rows `first`.. += sum over i of p_i (rows) V_i^T; p_i are `stride` apart.

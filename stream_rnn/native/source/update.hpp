@@ -5,8 +5,10 @@
 
 namespace KERNELS {
 
-// beta^n; std::pow takes longer than all the rest of a small tick, and n is a whole number
+// beta^n, as far as 1 - beta^n can tell it from 0; std::pow takes longer than all the rest of a
+// small tick, and n is a whole number
 inline double power(double beta, double n) {
+  if (n * (1 - beta) > 45) return 0;  // beta^n < exp(-n (1 - beta))
   double result = 1;
   for (uint64_t left = uint64_t(n); left; left >>= 1, beta *= beta)
     if (left & 1) result *= beta;
