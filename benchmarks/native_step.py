@@ -33,6 +33,7 @@ from stream_rnn.update import Adam
 
 INPUTS = 8
 ROUNDS = 5
+EXACT = 32  # units up to which exact RTRL is what `auto` chooses
 RULES: dict[str, Callable[[Cell, int, torch.Generator], Credit]] = {
     "kf": Kf,
     "ok(1)": lambda cell, n, g: Ok(cell, n, g, rank=1),
@@ -110,10 +111,9 @@ def medians_us(runs: Runs, seconds: float) -> dict[str, float]:
 
 def product(cell_name: str, rule: str, n_units: int) -> tuple[int, Callable[[], object]]:
     """W_h @ A: what a rule without ds/dh would have to multiply."""
-    gates = CELLS[cell_name](INPUTS, n_units).gates
-    rank = int(rule[3:-1]) if rule.startswith("ok") else 1
-    W_h = torch.randn(gates * n_units, n_units)
-    A = torch.randn(n_units, gates * n_units * rank)
+    Z, M = CELLS[cell_name](INPUTS, n_units).weight_shape
+    columns = M if rule == "rtrl" else int(rule[3:-1]) if rule.startswith("ok") else 1
+    W_h, A = torch.randn(Z, n_units), torch.randn(n_units, Z * columns)
     out = W_h @ A
     return 1, lambda: torch.mm(W_h, A, out=out)
 
@@ -122,8 +122,8 @@ def paths(units: list[int], seconds: float) -> None:
     """What each part of the way brings."""
     write(f"{'':12}{'N':>5}{'mm':>9}{'twin':>9}{'hybrid':>9}{'fused':>9}{'twin/f':>8}{'f/mm':>7}\n")
     for cell in ("tanh", "lstm"):
-        for rule in ("kf", "ok(1)", "ok(3)", "ok(8)"):
-            for n_units in units:
+        for rule in RULES:
+            for n_units in units if rule != "rtrl" else [n for n in units if n <= EXACT]:
                 twin, hybrid, fused = (learner_of(f"{cell} {rule}", n_units) for _ in range(3))
                 frame = block_of(1).frame(0)
                 runs: Runs = {
