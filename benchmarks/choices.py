@@ -19,8 +19,9 @@ from stream_rnn.assembly.choices import EXACT_LIMIT
 from stream_rnn.assembly.network import exact_cost
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import Ok, Rtrl, Tbptt
+from stream_rnn.frame import Frame
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense, Feedforward, Recurrence, Rtu, Stack
 from stream_rnn.update import Adam
 

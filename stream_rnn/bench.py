@@ -22,8 +22,9 @@ from torch import Tensor
 
 from stream_rnn.cells import CELLS, Cell
 from stream_rnn.credit import Credit, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.frame import Frame
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam
 

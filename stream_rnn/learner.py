@@ -12,12 +12,12 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
 from stream_rnn.plan import Parts, Plan, execution, plan_for
@@ -31,39 +31,6 @@ LONGEST_LOCK = 100_000  # ticks; a rule that owes for longer will never pay
 
 Teaches = Literal["all", "readout", "nothing"]
 """What learns: recurrence and read-out, the read-out alone (W stands still), or neither."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One tick: at most one event per lane. Rows of lanes that are not live may hold anything."""
-
-    x_BI: Tensor
-    y_BQ: Tensor
-    live_B: Tensor  # bool: the lane has an event
-    scored_B: Tensor  # bool: ... and its target is known
-    weight_B: Tensor | None = None  # of its loss, 0..1; None: 1 everywhere
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a tick; all on the device.
-
-    Attributes:
-        prediction_BP: the activated prediction of each live lane, made with the newest parameters.
-        loss_B: the learner's loss, zero where nothing was scored.
-        learned_B: whose loss entered the gradient.
-        rejected_B: bad event (non-finite or absurd): the lane is bitwise as it was.
-        restarted_B: bad credit: the event counts, its lane's influence restarted.
-        updated: whether W moved, or the read-out where it learns alone; None if it had to wait
-            (update-locked), owns its update, or nothing is taught.
-    """
-
-    prediction_BP: Tensor
-    loss_B: Tensor
-    learned_B: Tensor
-    rejected_B: Tensor
-    restarted_B: Tensor
-    updated: Tensor | None
 
 
 class Learner:
@@ -124,19 +91,42 @@ class Learner:
         """One tick: by the plan for these parts if there is one, else as it is written here."""
         return self._step_by_plan(frame) or self._step(frame)
 
-    def _step_by_plan(self, frame: Frame) -> Outcome | None:
-        if frame.weight_B is not None or self.teaches == "readout":
+    def run(self, block: Block, start: int = 0) -> Outcomes:
+        """The ticks of the block from `start` on, as many as can be taken at once: at least one.
+
+        What is learned is bit for bit what a `step` of each gives, however a stream is cut into
+        blocks. Without a plan one tick is taken. With one it is as many as differ in their events
+        alone: a run ends before a tick that another rule, another gradient or torch takes, and
+        after one that whoever watches must hear of at once (credit that restarted, an update that
+        was refused). Settings (`teaches`, the ladder) belong between two runs.
+        """
+        if not 0 <= start < len(block):
+            raise ValueError(f"start must be in 0..{len(block) - 1}, got {start}")
+        plan = self._plan_now(block.weight_TB)
+        if plan is not None:
+            frozen = self.teaches == "nothing"
+            rows = (block.x_TBI, block.y_TBQ, block.live_TB, block.scored_TB)
+            ticked = plan.run(*rows, start, frozen)
+            if ticked is not None:
+                return Outcomes(*ticked)
+        return Outcomes.of(self.step(block.frame(start)))
+
+    def _plan_now(self, weights: Tensor | None) -> Plan | None:
+        if weights is not None or self.teaches == "readout":
             return None
         self._plan = plan_for(self._parts(), self._plan)
-        if self._plan is None:
+        return self._plan
+
+    def _step_by_plan(self, frame: Frame) -> Outcome | None:
+        plan = self._plan_now(frame.weight_B)
+        if plan is None:
             return None
-        is_frozen = self.teaches == "nothing"
-        ticked = self._plan.step(frame.x_BI, frame.y_BQ, frame.live_B, frame.scored_B, is_frozen)
+        frozen = self.teaches == "nothing"
+        ticked = plan.step(frame.x_BI, frame.y_BQ, frame.live_B, frame.scored_B, frozen)
         if ticked is None:
             return None
-        outcome, had_gradient = ticked
-        is_waiting = is_frozen or not had_gradient
-        return Outcome(*outcome[:5], updated=None if is_waiting else outcome.updated)
+        outcome, waits = ticked
+        return Outcome(*outcome[:5], updated=None if waits else outcome.updated)
 
     def _parts(self) -> Parts:
         return Parts(

@@ -51,6 +51,10 @@ class LeastSquaresHead(Head):
         forgetting: lambda; the memory is 1 / (1 - lambda) scored events.
         prior: variance of the weights around their start.
         reach: bound of an innovation, in running mean sizes; about 2 or 3, inf for none.
+
+    Attributes:
+        C_FF: covariance of the weights of each output, float64, exactly symmetric.
+        size_P: running mean sizes of the innovations, float64.
     """
 
     def __init__(
@@ -80,8 +84,8 @@ class LeastSquaresHead(Head):
         self.prior = prior
         self.reach = reach
         F = V_PF.shape[1]
-        self._C_FF = torch.eye(F, dtype=torch.float64, device=V_PF.device) * prior
-        self._size_P = torch.ones(V_PF.shape[0], dtype=torch.float64, device=V_PF.device)
+        self.C_FF = torch.eye(F, dtype=torch.float64, device=V_PF.device) * prior
+        self.size_P = torch.ones(V_PF.shape[0], dtype=torch.float64, device=V_PF.device)
 
     @property
     @override
@@ -91,7 +95,7 @@ class LeastSquaresHead(Head):
     @override
     def refit(self, y_BQ: Tensor, scored_B: Tensor) -> None:
         features_BF = self.features().double()
-        C_FF, V_PF, size_P = self._C_FF, self.V_PF, self._size_P
+        C_FF, V_PF, size_P = self.C_FF, self.V_PF, self.size_P
         for lane in range(features_BF.shape[0]):
             f_F, ok = features_BF[lane], scored_B[lane]
             Cf_F = C_FF @ f_F
@@ -125,13 +129,13 @@ class LeastSquaresHead(Head):
 
     @override
     def state_dict(self) -> dict[str, Tensor]:
-        return super().state_dict() | {"C_FF": self._C_FF, "size_P": self._size_P}
+        return super().state_dict() | {"C_FF": self.C_FF, "size_P": self.size_P}
 
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
-        take(self._C_FF, state, "C_FF")
-        take(self._size_P, state, "size_P")
+        take(self.C_FF, state, "C_FF")
+        take(self.size_P, state, "size_P")
 
 
 def _described(loss: Loss) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
-CORE |= {"learner", "ladder", "teaching", "lane_state", "saved", "native", "plan"}
+CORE |= {"frame", "learner", "ladder", "teaching", "lane_state", "saved", "native", "plan"}
 AT_THE_SIDE = {"scores", "report", "console", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "overload", "codec", "features", "lanes"}
 TOP = {
@@ -38,10 +38,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "update": set(),
     "head": {"saved"},
     "least_squares": {"head", "saved"},
-    "plan": {"native", "cells", "credit", "recurrence", "update", "head"},
-    "learner": {"plan", "recurrence", "update", "head", "lane_state", "saved"},
+    "plan": {"native", "cells", "credit", "recurrence", "update", "head", "least_squares"},
+    "frame": {"plan"},
+    "learner": {"frame", "plan", "recurrence", "update", "head", "lane_state", "saved"},
     "teaching": {"learner"},
-    "ladder": {"learner", "credit", "teaching"},
+    "ladder": {"frame", "learner", "credit", "teaching"},
     **{name: {"spi"} | AT_THE_SIDE for name in AT_THE_SIDE},
     # narrower than their neighbors
     "codec": {"spi"},
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "overload": set(),
     "health": {"spi"},
     "config": {"spi"},
-    "engine": {"spi", "learner", "codec", "features", "lanes", "tasks", "scores"},
+    "engine": {"spi", "frame", "learner", "codec", "features", "lanes", "tasks", "scores"},
     "runtime": {"spi", "config", "engine", "notify"} | AT_THE_SIDE,
     "tuning": {"config", "assembly", "runtime"},
     "ctl": {"config", "assembly", "control"},

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from stream_rnn.cells import Cell, Gru
 from stream_rnn.credit import Fallback, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.frame import Frame, Outcome
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.ladder import Ladder
-from stream_rnn.learner import Frame, Learner, Outcome
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense, Stack
 from stream_rnn.update import Sgd
 

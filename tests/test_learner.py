@@ -12,8 +12,9 @@ from torch import Tensor
 
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES, Tbptt
+from stream_rnn.frame import Frame
 from stream_rnn.head import SquaredError
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.update import Adam, Sgd
 
 LearnerOf = Callable[..., Learner]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES, Tbptt
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner
 
 LearnerOf = Callable[..., Learner]
 FramesOf = Callable[..., list[Frame]]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner
 
 HORIZONS = [1, 3]
 T = 14

@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import RULES, Fallback, Ok, Tbptt
+from stream_rnn.frame import Frame
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Loss, Quantile, SquaredError
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.update import Adam, Fptt, Sgd, Update
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from stream_rnn import learner as learner_module
 from stream_rnn.credit import Fallback, Kf, Tbptt
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner
 from stream_rnn.update import Adam, Fptt, Sgd, Update
 
 LearnerOf = Callable[..., Learner]

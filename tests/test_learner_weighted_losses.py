@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from stream_rnn.frame import Frame
 from stream_rnn.head import Bernoulli, CrossEntropy, Loss, SquaredError
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.update import Adam, Fptt, Sgd, Update
 

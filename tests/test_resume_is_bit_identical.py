@@ -32,8 +32,9 @@ from stream_rnn.credit import (
     Tbptt,
     Uoro,
 )
+from stream_rnn.frame import Frame
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.recurrence import RECURRENCES, Dense, Feedforward, Recurrence, Rtu, Stack
 from stream_rnn.update import UPDATES, Adam, Fptt, Sgd, Update

@@ -44,8 +44,9 @@ from benchmarks.reproduce.experiment import (
 from benchmarks.reproduce.network import HiddenHead, generator_of
 from stream_rnn.cells import Cell, Lstm
 from stream_rnn.credit import AdaptiveTbptt, Credit, Tbptt
+from stream_rnn.frame import Frame
 from stream_rnn.head import CrossEntropy, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense, Recurrence, Stack
 from stream_rnn.update import Adam
 

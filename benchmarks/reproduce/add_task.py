@@ -42,8 +42,9 @@ from benchmarks.reproduce.experiment import (
 )
 from benchmarks.reproduce.network import HiddenHead, generator_of
 from stream_rnn.cells import Lstm
+from stream_rnn.frame import Frame
 from stream_rnn.head import SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Fptt, Update
 

@@ -32,7 +32,7 @@ from benchmarks.reproduce.experiment import (
 )
 from benchmarks.reproduce.network import generator_of, network
 from benchmarks.reproduce.rules import rule_of
-from stream_rnn.learner import Frame
+from stream_rnn.frame import Frame
 
 SYMBOLS, BEGIN, BLANK = 4, 2, 3
 DECAY, SOLVED, ANEW = 0.999, 0.15, 0.3

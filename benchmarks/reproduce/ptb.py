@@ -32,7 +32,8 @@ from benchmarks.reproduce.experiment import (
 )
 from benchmarks.reproduce.network import network
 from benchmarks.reproduce.rules import rule_of
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense
 
 SEGMENT = 100  # characters between two fresh starts

@@ -22,6 +22,10 @@ from stream_rnn.native.observe import Observed, Observer, Shape, observer_for
 Signs = Callable[[tuple[int, ...]], Tensor]
 """Draws a tensor of independent fair signs (-1 or +1) of the given shape."""
 
+MANY = 1 << 30
+"""Ticks: more than any block has."""
+SIGNS_AHEAD = 1 << 16
+"""Signs that several ticks are given at once, at most."""
 EXPLODED = 1e8
 """An influence of a larger norm is unhealthy: no sound net of practical size comes near it."""
 
@@ -92,9 +96,9 @@ class Credit(ABC):
         return {name: fact_B.amax() for name, fact_B in self._facts.items()}
 
     def adopt(
-        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor]
+        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor], n: int = 1
     ) -> None:
-        """A fused tick observed in this rule's place, on its lane state: what came out."""
+        """`n` fused ticks observed in this rule's place, on its lane state: what the last gave."""
         self._gradient_ZM, self._healthy_B, self._facts = gradient_ZM, healthy_B, facts
 
     def reset(self, lanes_B: Tensor) -> None:
@@ -218,12 +222,31 @@ class Noisy(Credit):
             raise ValueError(f"signs: expected {self.signs_shape}, got {tuple(signs.shape)}")
         return signs
 
-    def sign_address(self) -> int:
-        """Where the signs of the next tick are, as float32; valid until the next are drawn."""
+    @property
+    def signs_per_tick(self) -> int:
+        """How many signs `draw_signs` draws."""
+        return math.prod(self.signs_shape)
+
+    def calm_ticks(self) -> int:
+        """How many ticks' signs may be drawn at once: 1 where they are not a stream's."""
+        if self._stream is None or not self._draws:
+            return 1
+        return max(SIGNS_AHEAD // self.signs_per_tick, 1)
+
+    def sign_address(self, n: int = 1) -> int:
+        """Where the signs of the next n ticks are, as float32; valid until the next are drawn.
+
+        At most `calm_ticks()`; `give_back` what was not used before anybody else draws.
+        """
         if self._stream is not None and self._draws:
-            return self._stream.take_address(math.prod(self.signs_shape))
+            return self._stream.take_address(n * self.signs_per_tick)
         self._last_signs = self.draw_signs().to(torch.float32).contiguous()
         return self._last_signs.data_ptr()
+
+    def give_back(self, n: int) -> None:
+        """The last n ticks that `sign_address` drew for did not happen."""
+        assert self._stream is not None, "one tick at a time happens"
+        self._stream.give_back(n * self.signs_per_tick)
 
     def _drawn(self, shape: tuple[int, ...]) -> Tensor:
         if self._stream is not None:

@@ -61,11 +61,16 @@ class Fidelity:
     @property
     def records_next(self) -> bool:
         """Whether the next tick has to be seen."""
-        return self._ticks >= self.every - self.window
+        return self.unseen_ticks == 0
 
-    def pass_over(self) -> None:
-        """Count a tick that need not be seen."""
-        self._ticks += 1
+    @property
+    def unseen_ticks(self) -> int:
+        """How many coming ticks need not be seen."""
+        return max(self.every - self.window - self._ticks, 0)
+
+    def pass_over(self, n: int = 1) -> None:
+        """Count n ticks that need not be seen."""
+        self._ticks += n
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where in its period it is; what it has copied is not kept."""

@@ -54,6 +54,11 @@ class SignStream:
         self._taken += n
         return self._address + 4 * start
 
+    def give_back(self, n: int) -> None:
+        """The last n of those just taken: they will be the next ones."""
+        assert n <= self._taken, "nobody else may have taken any since"
+        self._taken -= n
+
     def state(self) -> Tensor:
         """The state of a generator that drew what was taken, and nothing ahead."""
         if self._before is None:

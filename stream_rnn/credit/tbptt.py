@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
+from stream_rnn.credit.base import MANY
 from stream_rnn.credit.window import Window
 from stream_rnn.linearization import Linearization
 from stream_rnn.saved import counted
@@ -59,12 +60,18 @@ class Tbptt(Window):
         """Whether the next tick has a gradient."""
         return self._ticks + 1 >= self.every
 
+    def calm_ticks(self) -> int:
+        """How many coming ticks either all have a gradient, or all have none."""
+        if self.every == 1:
+            return MANY
+        return max(self.every - self._ticks - 1, 1)
+
     @override
     def adopt(
-        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor]
+        self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor], n: int = 1
     ) -> None:
-        super().adopt(gradient_ZM, healthy_B, facts)
-        self._ticks = self._ticks + 1 if gradient_ZM is None else 0
+        super().adopt(gradient_ZM, healthy_B, facts, n)
+        self._ticks = self._ticks + n if gradient_ZM is None else 0
 
     @override
     def gradient(self) -> Tensor | None:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_rnn.learner import Frame, Learner, Outcome
+from stream_rnn.frame import Frame, Outcome
+from stream_rnn.learner import Learner
 
 _mode = threading.local()
 

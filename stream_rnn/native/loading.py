@@ -38,12 +38,12 @@ class Parameter(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """An update of one or two parameters."""
+    """An update of up to three parameters."""
 
     _fields_ = (
         ("kind", _I),
         *((name, _D) for name in ("lr", "clip", "momentum", "beta1", "beta2", "eps")),
-        ("parameters", Parameter * 2),
+        ("parameters", Parameter * 3),
         *((name, _P) for name in ("count", "norm")),
     )
 
@@ -54,12 +54,29 @@ class Elementwise(ctypes.Structure):
     _fields_ = (("units", _I), ("Q", _I), ("influence", _P))
 
 
+class Layer(ctypes.Structure):
+    """Without recurrence, above element-wise units; `kind` 0: there is none."""
+
+    _fields_ = (("kind", _I), ("N", _I), ("W", _I))
+
+
+class LeastSquares(ctypes.Structure):
+    """A read-out that owns its update; `C` null: it learns by gradients."""
+
+    _fields_ = (
+        *((name, _D) for name in ("forgetting", "prior", "reach")),
+        *((name, _P) for name in ("C", "size")),
+    )
+
+
 class Plan(ctypes.Structure):
     """A learner whose parts are all shipped ones: what does not change from tick to tick."""
 
     _fields_ = (
         ("credit", Observation),
         ("elementwise", Elementwise),
+        ("layer", Layer),
+        ("squares", LeastSquares),
         *((name, _I) for name in ("cell", "loss", "I", "P", "Q", "horizon")),
         ("tau", _D),
         *((name, _P) for name in ("s", "ahead", "waiting", "count", "owed", "mask")),

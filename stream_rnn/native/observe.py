@@ -14,7 +14,7 @@ from torch import Tensor
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Library, Observation
 
-RULES = {"kf": 0, "ok": 1, "tbptt": 2}
+RULES = {"kf": 0, "ok": 1, "tbptt": 2, "rtrl": 3}
 CHUNKS = {"joint": 0, "gate": 1, "row": 2}
 MAX_RANK = 16
 """What the library's small matrices are made for; ranks above go to the twin."""

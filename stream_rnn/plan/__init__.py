@@ -2,6 +2,7 @@
 
 from stream_rnn.plan.fused import Plan
 from stream_rnn.plan.lookup import execution, plan_for
+from stream_rnn.plan.outcomes import Ticked
 from stream_rnn.plan.parts import Parts
 
-__all__ = ["Parts", "Plan", "execution", "plan_for"]
+__all__ = ["Parts", "Plan", "Ticked", "execution", "plan_for"]

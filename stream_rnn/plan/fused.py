@@ -1,40 +1,29 @@
-"""A fused tick: the whole `Learner.step` in one call of the native library, on the same tensors.
+"""Fused ticks: `Learner.step`, once or many times, in one call of the library, on the same tensors.
 
 A learner looks its plan up for its parts, or does not find one: then, or whenever a tick is not
 what the plan was made for, the step in torch does the same. Nothing is kept here that is state.
 
-Axes: B lanes, I inputs, P outputs, Q targets.
+Axes: T ticks, B lanes, I inputs, P outputs, Q targets.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from stream_rnn.head import Head
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Library, Step, Tick
+from stream_rnn.plan.outcomes import Room, Ticked
 from stream_rnn.plan.parts import CELLS, LOSSES, UPDATES, Parts
 from stream_rnn.plan.recurrent import Recurrent
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Sgd, Update
-
-BLOCK_BYTES = 1 << 14
-"""Outcomes of several ticks are allocated together, about this much at once."""
-
-
-class Ticked(NamedTuple):
-    """The fields of an `Outcome`, of which `updated` says so too where W did not have to wait."""
-
-    prediction_BP: Tensor
-    loss_B: Tensor
-    learned_B: Tensor
-    rejected_B: Tensor
-    restarted_B: Tensor
-    updated: Tensor
 
 
 class Plan:
@@ -44,7 +33,8 @@ class Plan:
         self._library = kernels
         self._parts = parts
         self._recurrent = recurrent
-        self._updates = (parts.update, parts.head_update)
+        owns = parts.head.owns_update
+        self._updates = (parts.update,) if owns else (parts.update, parts.head_update)
         recurrence, head = parts.recurrence, parts.head
         loss = head.loss_function
         B, I = recurrence.n_lanes, recurrence.n_inputs  # noqa: E741
@@ -67,7 +57,12 @@ class Plan:
         plan.owed = waiting["owed_B"].data_ptr()
         learned = recurrence.parameters()
         plan.recurrent = _step(parts.update, learned, recurrent.gradients, self._norms[0])
-        plan.readout = _step(parts.head_update, [head.V_PF], [None], self._norms[1])
+        if head.owns_update:
+            plan.readout = Step()
+            plan.readout.parameters[0].value = head.V_PF.data_ptr()
+        else:
+            plan.readout = _step(parts.head_update, [head.V_PF], [None], self._norms[1])
+        self._squares = _squares(plan, head)
         self._work = torch.empty(kernels.plan_bytes(plan) + 64, dtype=torch.uint8)
         plan.work = (self._work.data_ptr() + 63) // 64 * 64
         self._plan = plan
@@ -79,11 +74,13 @@ class Plan:
         self._readout = (head, head.V_PF, loss)
 
         self._shapes = (torch.Size((B, I)), torch.Size((B, Q)), torch.Size((B,)))
-        self._slots = max(1, min(256, BLOCK_BYTES // (B * (4 * P + 7))))
+        self._bytes = (4 * B * I, 4 * B * Q, B)  # of a tick's rows
         self._sizes = (B, P)
-        self._outcomes: list[Ticked] = []
-        # kept, so that the addresses of the last frame stay valid
+        self._room = Room(B, P)
+        self._room.describe(self._tick)
+        # kept, so that the addresses of the last frame or block stay valid
         self._last: tuple[Tensor | None, ...] = (None,) * 4
+        self._is_block = False
 
     def fits(self, kernels: Library, parts: Parts) -> bool:
         """Whether everything is where it was when the plan was made."""
@@ -91,6 +88,8 @@ class Plan:
         if kernels is not self._library or parts != self._parts:
             return False
         if head.V_PF is not V_PF or head.loss_function is not loss:
+            return False
+        if isinstance(head, LeastSquaresHead) and _settings_of(head) != self._squares:
             return False
         if not self._recurrent.fits(parts.recurrence):
             return False
@@ -102,57 +101,101 @@ class Plan:
     def step(
         self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor, frozen: bool
     ) -> tuple[Ticked, bool] | None:
-        """One tick, and whether W had a gradient in it; None: the tensors are of another kind."""
+        """One tick, and whether W had to wait in it; None: the tick is not the library's."""
         tick, last = self._tick, self._last
-        if not (x_BI is last[0] and y_BQ is last[1] and live_B is last[2] and scored_B is last[3]):
-            if not self._takes(x_BI, y_BQ, live_B, scored_B):
+        if self._is_block or not (
+            x_BI is last[0] and y_BQ is last[1] and live_B is last[2] and scored_B is last[3]
+        ):
+            if not self._takes((x_BI, y_BQ, live_B, scored_B), ()):
                 return None
             tick.x, tick.y = x_BI.data_ptr(), y_BQ.data_ptr()
             tick.live, tick.scored = live_B.data_ptr(), scored_B.data_ptr()
-            self._last = (x_BI, y_BQ, live_B, scored_B)
-        if not self._recurrent.ready(tick, frozen):
+            self._last, self._is_block = (x_BI, y_BQ, live_B, scored_B), False
+        if not self._recurrent.ready(tick, frozen, 1):
             return None
-        tick.frozen = frozen
-        pays = bool(tick.pays)
-        if not self._outcomes:
-            self._allocate()
-        outcome = self._outcomes.pop()
-        tick.slot = len(self._outcomes)
-        self._library.ticks(self._plan, tick)
-        self._recurrent.adopt(pays, 1)
-        if not frozen:
-            self._updates[1].adopt(self._norms[1])
-            if pays:
-                self._updates[0].adopt(self._norms[0])
-        return outcome, pays
+        room = self._room_for(1)
+        self._call(1, frozen)
+        return room.row(room.used - 1), frozen or not tick.pays
 
-    def _takes(self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor) -> bool:
-        """Whether a frame of these tensors can be read as it is."""
+    def run(
+        self,
+        x_TBI: Tensor,
+        y_TBQ: Tensor,
+        live_TB: Tensor,
+        scored_TB: Tensor,
+        start: int,
+        frozen: bool,
+    ) -> tuple[Ticked, int, int, bool] | None:
+        """Ticks from `start` on, as many as differ in their rows alone.
+
+        Returns:
+            Outcomes, of which rows from .. up to .. are those of the ticks that were taken, and
+            whether W had to wait in all of them; None: the first tick is not the library's.
+        """
+        tick, rows = self._tick, (x_TBI, y_TBQ, live_TB, scored_TB)
+        if not self._is_block or any(map(operator.is_not, rows, self._last)):
+            if not self._takes(rows, (len(x_TBI),)):
+                return None
+            self._addresses = tuple(each.data_ptr() for each in rows)
+            self._last, self._is_block = rows, True
+        n = min(len(x_TBI) - start, self._recurrent.calm_ticks())
+        if not self._recurrent.ready(tick, frozen, n):
+            return None
+        (x, y, live, scored), (of_x, of_y, of_B) = self._addresses, self._bytes
+        tick.x, tick.y = x + start * of_x, y + start * of_y
+        tick.live, tick.scored = live + start * of_B, scored + start * of_B
+        room = self._room_for(n)
+        first = room.used
+        self._call(n, frozen)
+        return room.rows, first, room.used, frozen or not tick.pays
+
+    def _call(self, n: int, frozen: bool) -> None:
+        """Up to n ticks, and everybody told of them."""
+        tick, room = self._tick, self._room
+        tick.frozen, tick.slot = frozen, room.used
+        taken = self._library.ticks(self._plan, tick, n)
+        room.used += taken
+        pays = bool(tick.pays)
+        self._recurrent.adopt(pays, taken, n)
+        if frozen:
+            return
+        if pays:
+            self._updates[0].adopt(self._norms[0])
+        if len(self._updates) > 1:
+            self._updates[1].adopt(self._norms[1])
+
+    def _room_for(self, n: int) -> Room:
+        if self._room.used + n > self._room.size:
+            self._room = Room(*self._sizes, n)
+            self._room.describe(self._tick)
+        return self._room
+
+    def _takes(self, rows: tuple[Tensor, ...], lead: tuple[int, ...]) -> bool:
+        """Whether rows of these tensors can be read as they are."""
+        x, y, live, scored = rows
         shape_x, shape_y, shape_B = self._shapes
-        frame = (x_BI, y_BQ, live_B, scored_B)
         return (
-            x_BI.dtype is y_BQ.dtype is torch.float32
-            and live_B.dtype is scored_B.dtype is torch.bool
-            and x_BI.shape == shape_x
-            and y_BQ.shape == shape_y
-            and live_B.shape == scored_B.shape == shape_B
-            and all(each.is_contiguous() and each.device.type == "cpu" for each in frame)
+            x.dtype is y.dtype is torch.float32
+            and live.dtype is scored.dtype is torch.bool
+            and x.shape == (*lead, *shape_x)
+            and y.shape == (*lead, *shape_y)
+            and live.shape == scored.shape == (*lead, *shape_B)
+            and all(each.is_contiguous() and each.device.type == "cpu" for each in rows)
         )
 
-    def _allocate(self) -> None:
-        """Room for the outcomes of the next ticks; the last row is used first."""
-        (B, P), n = self._sizes, self._slots
-        floats = torch.zeros(n, B, P), torch.zeros(n, B)
-        flags = *(torch.zeros(n, B, dtype=torch.bool) for _ in range(3)), _flags(n)
-        tick = self._tick
-        tick.prediction, tick.loss = (each.data_ptr() for each in floats)
-        tick.learned, tick.rejected, tick.restarted, tick.updated = (f.data_ptr() for f in flags)
-        rows = [each.unbind(0) for each in (*floats, *flags)]
-        self._outcomes = [Ticked(*each) for each in zip(*rows, strict=True)]
+
+def _squares(plan: loading.Plan, head: Head) -> tuple[object, ...]:
+    """Describe a read-out that owns its update; what of it must stay as it is."""
+    if not isinstance(head, LeastSquaresHead):
+        return ()
+    of = plan.squares
+    of.forgetting, of.prior, of.reach = head.forgetting, head.prior, head.reach
+    of.C, of.size = head.C_FF.data_ptr(), head.size_P.data_ptr()
+    return _settings_of(head)
 
 
-def _flags(n: int) -> Tensor:
-    return torch.zeros(n, dtype=torch.bool)
+def _settings_of(head: LeastSquaresHead) -> tuple[object, ...]:
+    return head.forgetting, head.prior, head.reach, id(head.C_FF), id(head.size_P)
 
 
 _SETTINGS: dict[type, Callable[[Any], tuple[float | None, ...]]] = {

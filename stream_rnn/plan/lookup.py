@@ -9,9 +9,9 @@ from stream_rnn.credit import Credit, Fallback, Kf, Ok
 from stream_rnn.native import loading
 from stream_rnn.native.observe import MAX_RANK
 from stream_rnn.plan.fused import Plan
-from stream_rnn.plan.parts import Parts, active_rule, plannable
+from stream_rnn.plan.parts import Parts, active_rule, plannable, units_in
 from stream_rnn.plan.recurrent import DenseRecurrent, Recurrent, UnitsRecurrent
-from stream_rnn.recurrence import Dense, Elstm, Lru, Recurrence, Rtu
+from stream_rnn.recurrence import Dense, Recurrence
 
 
 def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
@@ -30,8 +30,9 @@ def _recurrent(recurrence: Recurrence) -> Recurrent:
         rule = active_rule(recurrence.credit)
         assert rule is not None, "not plannable"
         return DenseRecurrent(recurrence, rule)
-    assert isinstance(recurrence, Lru | Rtu | Elstm), "not plannable"
-    return UnitsRecurrent(recurrence)
+    units = units_in(recurrence)
+    assert units is not None, "not plannable"
+    return UnitsRecurrent(recurrence, units)
 
 
 def execution(parts: Parts) -> tuple[str, str]:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import Gru, Lstm, Rhn, Tanh
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Tbptt
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Head, Quantile, SquaredError
+from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native.observe import MAX_RANK
-from stream_rnn.recurrence import Dense, Elstm, Lru, Recurrence, Rtu
+from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
 from stream_rnn.update import Adam, Sgd, Update
 
 # exactly these types: a subclass may compute something else
@@ -29,6 +30,8 @@ LOSSES: dict[type, int] = {
 }
 UPDATES: dict[type, int] = {Sgd: 0, Adam: 1}
 Units = Lru | Rtu | Elstm
+Rule = Kf | Ok | Rtrl | Tbptt
+ACTIVATIONS = {"tanh": 1, "relu": 2}
 UNITS = {"lru": 1, "rtu linear": 2, "rtu tanh": 3, "rtu relu": 4, "elstm": 5}
 
 
@@ -46,9 +49,11 @@ class Parts(NamedTuple):
 def plannable(parts: Parts) -> bool:
     """Whether the library is made for all of these parts."""
     recurrence, head, update, head_update, _, waiting = parts
-    if type(head) is not Head or type(head.loss_function) not in LOSSES:
+    if type(head) not in (Head, LeastSquaresHead) or type(head.loss_function) not in LOSSES:
         return False
-    if type(update) not in UPDATES or type(head_update) not in UPDATES:
+    if type(update) not in UPDATES:
+        return False
+    if type(head_update) not in UPDATES and not head.owns_update:
         return False
     if type(recurrence) is Dense:
         rule = active_rule(recurrence.credit)
@@ -58,13 +63,26 @@ def plannable(parts: Parts) -> bool:
             return False
         if type(rule) is Tbptt and rule.lane_state["newest_B"].dtype is not torch.int64:
             return False
-    elif type(recurrence) not in (Lru, Rtu, Elstm):
+    elif units_in(recurrence) is None:
+        return False
+    if isinstance(head, LeastSquaresHead) and not head.C_FF.is_contiguous():
         return False
     learned = [*recurrence.parameters(), head.V_PF]
     tensors = [*learned, *recurrence.lane_state.values(), *waiting.values()]
     if not all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors):
         return False
     return all(t.dtype is torch.float32 for t in tensors if t.is_floating_point())
+
+
+def units_in(recurrence: Recurrence) -> Units | None:
+    """The element-wise units that it is, alone or under a layer without recurrence."""
+    if type(recurrence) is Stack:
+        if len(recurrence.layers) != 2 or recurrence.owes:
+            return None
+        recurrence, above = recurrence.layers
+        if type(above) is not Feedforward:
+            return None
+    return recurrence if type(recurrence) in (Lru, Rtu, Elstm) else None  # type: ignore[return-value]
 
 
 def units_of(recurrence: Units) -> str:
@@ -74,8 +92,8 @@ def units_of(recurrence: Units) -> str:
     return "lru" if isinstance(recurrence, Lru) else "elstm"
 
 
-def active_rule(credit: Credit) -> Kf | Ok | Tbptt | None:
+def active_rule(credit: Credit) -> Rule | None:
     """The rule in use, if the library knows it and nothing is owed from another one."""
     if type(credit) is Fallback:
         return None if credit.owes_from_before else active_rule(credit.active)
-    return credit if type(credit) in (Kf, Ok, Tbptt) else None  # type: ignore[return-value]
+    return credit if type(credit) in (Kf, Ok, Rtrl, Tbptt) else None  # type: ignore[return-value]

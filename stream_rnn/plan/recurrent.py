@@ -12,13 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stream_rnn.credit import Kf, Ok, Tbptt
-from stream_rnn.credit.base import Noisy
+from stream_rnn.credit import Ok, Rtrl, Tbptt
+from stream_rnn.credit.base import MANY, Noisy
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Observation, Tick
 from stream_rnn.native.observe import Shape, observation_of
-from stream_rnn.plan.parts import UNITS, Units, active_rule, units_of
-from stream_rnn.recurrence import Dense, Recurrence
+from stream_rnn.plan.parts import ACTIVATIONS, UNITS, Rule, Units, active_rule, units_of
+from stream_rnn.recurrence import Dense, Feedforward, Recurrence, Stack
 
 ROOM = 16  # numbers of the widest vector
 
@@ -38,28 +38,28 @@ class Recurrent(Protocol):
     def fits(self, recurrence: Recurrence) -> bool:
         """Whether every tensor is where it was."""
 
-    def ready(self, tick: Tick, frozen: bool) -> bool:
-        """Fill in what belongs to the coming tick; False: this tick is not the library's."""
-
     def calm_ticks(self) -> int:
-        """How many coming ticks differ in their events alone."""
+        """How many coming ticks differ in their events alone, at least 1."""
 
-    def adopt(self, pays: bool, n: int) -> None:
-        """`n` ticks were taken."""
+    def ready(self, tick: Tick, frozen: bool, n: int) -> bool:
+        """Fill in what belongs to the `n` coming ticks; False: they are not the library's."""
+
+    def adopt(self, pays: bool, taken: int, n: int) -> None:
+        """Of `n` ticks that were made ready, `taken` were taken."""
 
 
 class DenseRecurrent:
     """A dense cell and its credit rule."""
 
-    def __init__(self, recurrence: Dense, rule: Kf | Ok | Tbptt) -> None:
+    def __init__(self, recurrence: Dense, rule: Rule) -> None:
         self._recurrence, self._rule = recurrence, rule
         self._cell, self._W_ZM = recurrence.cell, recurrence.W_ZM
         B = recurrence.n_lanes
         # results that the rule reports of the last tick
         self.gradients: Sequence[Tensor] = (torch.zeros(recurrence.cell.weight_shape),)
         self._healthy_B = torch.ones(B, dtype=torch.bool)
-        self._facts = {} if type(rule) is Tbptt else {"influence_norm": _doubles(B)}
-        if type(rule) is Ok:
+        self._facts = {} if isinstance(rule, Tbptt) else {"influence_norm": _doubles(B)}
+        if isinstance(rule, Ok):
             self._facts["variance"] = _doubles(B * rule.native_shape.n_chunks)
         mask_ZM = recurrence.cell.mask_ZM
         self._mask_ZM = None if mask_ZM is None else mask_ZM.contiguous()
@@ -79,6 +79,9 @@ class DenseRecurrent:
             o.u, o.J_h, o.owed = state["u_BTM"], state["J_h_BTSN"], state["owed_BTS"]
             o.carries, o.drives = state["carry_BTKKN"], state["drive_BTKGN"]
             o.newest = state["newest_B"]
+        elif isinstance(rule, Rtrl):
+            o = observation_of(Shape("rtrl", *sizes, u="", A="G_BSZM"))
+            o.A = state["G_BSZM"]
         else:
             o = observation_of(rule.native_shape)
             o.u, o.A = state[rule.native_shape.u], state[rule.native_shape.A]
@@ -99,33 +102,40 @@ class DenseRecurrent:
             return False
         return all(place[name] is tensor for place, name, tensor in self._kept)
 
-    def ready(self, tick: Tick, frozen: bool) -> bool:
+    def calm_ticks(self) -> int:
+        rule, fidelity = self._rule, self._recurrence.fidelity
+        calm = rule.calm_ticks() if isinstance(rule, Noisy | Tbptt) else MANY
+        return calm if fidelity is None else min(calm, fidelity.unseen_ticks)
+
+    def ready(self, tick: Tick, frozen: bool, n: int) -> bool:
         rule = self._rule
         tick.pays = True
         if isinstance(rule, Noisy):
-            tick.signs = rule.sign_address()
-        else:
+            tick.signs = rule.sign_address(n)
+            tick.n_signs = rule.signs_per_tick
+        elif isinstance(rule, Tbptt):
             if frozen and rule.every > 1:
                 return False  # losses that are not to be taught must not wait in the window
             tick.pays = rule.pays_next()
         return True
 
-    def calm_ticks(self) -> int:
-        return 1
-
-    def adopt(self, pays: bool, n: int) -> None:
-        fidelity = self._recurrence.fidelity
+    def adopt(self, pays: bool, taken: int, n: int) -> None:
+        rule, fidelity = self._rule, self._recurrence.fidelity
         if fidelity is not None:
-            fidelity.pass_over()
-        self._rule.adopt(self.gradients[0] if pays else None, self._healthy_B, self._facts)
+            fidelity.pass_over(taken)
+        if isinstance(rule, Noisy) and taken < n:
+            rule.give_back(n - taken)
+        rule.adopt(self.gradients[0] if pays else None, self._healthy_B, self._facts, taken)
 
 
 class UnitsRecurrent:
-    """Element-wise units, whose exact traces are their credit."""
+    """Element-wise units, whose traces are their credit; perhaps under a feedforward layer."""
 
-    def __init__(self, recurrence: Units) -> None:
-        self._recurrence = recurrence
-        self._state = dict(recurrence.lane_state)
+    def __init__(self, recurrence: Recurrence, units: Units) -> None:
+        self._recurrence, self._units = recurrence, units
+        above = recurrence.layers[1] if isinstance(recurrence, Stack) else None
+        self._above = above if isinstance(above, Feedforward) else None
+        self._state = dict(units.lane_state)
         self._parameters = recurrence.parameters()
         self.gradients: Sequence[Tensor] = [_with_room(p) for p in self._parameters]
         self._healthy_B = torch.ones(recurrence.n_lanes, dtype=torch.bool)
@@ -137,27 +147,31 @@ class UnitsRecurrent:
         o = Observation(B=B, K=K, N=N)
         _results(o, self.gradients[0], self._healthy_B, self._norm_B)
         plan.credit = o
-        plan.elementwise.units, plan.elementwise.Q = UNITS[units_of(self._recurrence)], Q
+        plan.elementwise.units, plan.elementwise.Q = UNITS[units_of(self._units)], Q
         plan.elementwise.influence = state["influence_BKQN"].data_ptr()
         plan.s, plan.ahead = state["s_BKN"].data_ptr(), state["ahead_BKN"].data_ptr()
+        if self._above is not None:
+            plan.layer.kind = ACTIVATIONS[self._above.activation]
+            plan.layer.N, plan.layer.W = self._above.width, len(self._units.parameters())
 
     def fits(self, recurrence: Recurrence) -> bool:
-        mine, lanes = self._recurrence, self._recurrence.lane_state
+        mine, lanes = self._recurrence, self._units.lane_state
         return (
             recurrence is mine
+            and not (isinstance(mine, Stack) and mine.owes)
             and all(lanes[name] is tensor for name, tensor in self._state.items())
             and all(a is b for a, b in zip(mine.parameters(), self._parameters, strict=True))
         )
 
-    def ready(self, tick: Tick, frozen: bool) -> bool:
+    def calm_ticks(self) -> int:
+        return MANY
+
+    def ready(self, tick: Tick, frozen: bool, n: int) -> bool:
         tick.pays = True
         return True
 
-    def calm_ticks(self) -> int:
-        return 1 << 30
-
-    def adopt(self, pays: bool, n: int) -> None:
-        self._recurrence.adopt(self._healthy_B, self._norm_B)
+    def adopt(self, pays: bool, taken: int, n: int) -> None:
+        self._units.adopt(self._healthy_B, self._norm_B)
 
 
 def _results(o: Observation, gradient: Tensor, healthy_B: Tensor, norm_B: Tensor | None) -> None:

@@ -58,6 +58,11 @@ class Stack(Recurrence):
             for name, tensor in layer.lane_state.items()
         }
 
+    @property
+    def owes(self) -> bool:
+        """Whether some layers' gradients wait for another one's."""
+        return bool(self._owed or self._handed)
+
     @override
     def parameters(self) -> list[Tensor]:
         return [tensor for layer in self.layers for tensor in layer.parameters()]

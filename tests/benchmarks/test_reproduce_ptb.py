@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.reproduce.experiment import Refused
 from benchmarks.reproduce.ptb import Ptb, bits_per_character, read
-from stream_rnn.learner import Frame
+from stream_rnn.frame import Frame
 
 SMALL = replace(Ptb.sizes["small"], units=5, lanes=2)
 WORDS = "the cat sat on the mat and the dog on the cat \n "

@@ -18,7 +18,7 @@ from stream_rnn.console import Console
 from stream_rnn.credit import AdaptiveTbptt, Tbptt
 from stream_rnn.credit.truncation import Estimator, truncation
 from stream_rnn.daemon import make_runtime
-from stream_rnn.learner import Frame
+from stream_rnn.frame import Frame
 from stream_rnn.metrics import Metrics
 from stream_rnn.spi import EndOfStream
 from stream_rnn.testing import ListSink, ScriptedSource, check_credit

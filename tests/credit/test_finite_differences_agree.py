@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS
-from stream_rnn.learner import Frame
+from stream_rnn.frame import Frame
 from stream_rnn.update import Sgd
 
 STEP = 1e-5

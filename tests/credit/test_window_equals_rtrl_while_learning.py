@@ -13,7 +13,7 @@ import torch
 
 from stream_rnn.cells import CELLS
 from stream_rnn.credit import Tbptt
-from stream_rnn.learner import Frame
+from stream_rnn.frame import Frame
 
 T = 40
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stream_rnn.learner import Frame, Learner, Outcome
+from stream_rnn.frame import Frame, Outcome
+from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 from stream_rnn.native.build import BuildError, build
 

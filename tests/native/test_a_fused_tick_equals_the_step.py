@@ -20,6 +20,7 @@ from torch import Tensor
 from stream_rnn.cells import CELLS, Cell, Tanh
 from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
+from stream_rnn.frame import Frame
 from stream_rnn.head import (
     Bernoulli,
     CrossEntropy,
@@ -29,7 +30,7 @@ from stream_rnn.head import (
     Quantile,
     SquaredError,
 )
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
@@ -60,6 +61,7 @@ RULES: dict[str, Callable[[Cell, int], Credit]] = {
     "ok-gate-3": lambda cell, n: Ok(cell, n, signs_of(), rank=3),
     "ok-row-1": lambda cell, n: Ok(cell, n, signs_of(), rank=1, chunks="row"),
     "ok-joint-8": lambda cell, n: Ok(cell, n, signs_of(), rank=8, chunks="joint"),
+    "rtrl": Rtrl,
     "tbptt-1": lambda cell, n: Tbptt(cell, n, window=1),
     "tbptt-20": lambda cell, n: Tbptt(cell, n, window=20),
     "tbptt-4-every-3": lambda cell, n: Tbptt(cell, n, window=4, every=3),
@@ -161,7 +163,7 @@ def test_a_forward_pass_that_diverges_is_refused(
         assert bool(got.rejected_B.any()) == (t >= 5)
 
 
-@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "ok-row-1", "tbptt-20"])
+@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "ok-row-1", "rtrl", "tbptt-20"])
 def test_bad_credit_restarts_the_lane_and_the_event_counts(
     pair_of: Any, rule: str, make: Any, frames: Any
 ) -> None:
@@ -311,9 +313,13 @@ def with_other_cell(learner_of: Any, frames_of: Any) -> Learner:
     return Learner(dense, Head(3, 2, SquaredError(), V_PF), Sgd(), Sgd())
 
 
-def with_least_squares(learner_of: Any, frames_of: Any) -> Learner:
+class OtherSquares(LeastSquaresHead):
+    """A read-out of somebody else's."""
+
+
+def with_other_readout(learner_of: Any, frames_of: Any) -> Learner:
     learner: Learner = learner_of("tanh", RULES["kf"], dtype=torch.float32)
-    head = LeastSquaresHead(3, 2, SquaredError(), learner.head.V_PF)
+    head = OtherSquares(3, 2, SquaredError(), learner.head.V_PF)
     return Learner(learner.recurrence, head, learner.update, Sgd())
 
 
@@ -322,14 +328,14 @@ def with_least_squares(learner_of: Any, frames_of: Any) -> Learner:
     "make_learner",
     [
         with_other_cell,
-        with_least_squares,
+        with_other_readout,
         lambda learner_of, _: learner_of("tanh", RULES["kf"]),
-        lambda learner_of, _: learner_of("tanh", Rtrl, dtype=torch.float32),
+        lambda learner_of, _: learner_of("tanh", "snap1", dtype=torch.float32),
         lambda learner_of, _: learner_of(
             "tanh", lambda cell, n: Ok(cell, n, signs_of(), rank=17), dtype=torch.float32
         ),
     ],
-    ids=["other cell", "least squares", "float64", "rtrl", "rank 17"],
+    ids=["other cell", "other read-out", "float64", "snap1", "rank 17"],
 )
 def test_other_parts_have_no_plan_and_learn(
     make_learner: Any, learner_of: Any, frames_of: Any
@@ -348,7 +354,8 @@ import hashlib, sys, torch
 from stream_rnn.cells import Lstm
 from stream_rnn.credit import Ok
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam
 
@@ -395,9 +402,9 @@ def test_a_learner_says_what_computes_it(
     whole = make("lstm", "tbptt-4-every-3")
     assert whole.execution() == (name, f"native kernels ({kernels.variant}), whole ticks")
     assert not whole.update.state  # asking changes nothing
-    alone = with_least_squares(learner_of, None)
+    alone = with_other_readout(learner_of, None)
     assert alone.execution() == (name, f"native kernels ({kernels.variant}), the credit rule")
-    assert learner_of("lstm", Rtrl, dtype=torch.float32).execution() == ("torch", "torch")
+    assert learner_of("lstm", "snap1", dtype=torch.float32).execution() == ("torch", "torch")
     assert learner_of("lstm", RULES["kf"]).execution() == ("torch", "torch")
     with loading.switched_off():
         path, words = whole.execution()

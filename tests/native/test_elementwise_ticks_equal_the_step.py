@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from stream_rnn.frame import Frame
 from stream_rnn.head import Gaussian, Head, Loss, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Elstm, Lru, Recurrence, Rtu
 from stream_rnn.update import Adam, Sgd, Update

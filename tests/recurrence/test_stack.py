@@ -14,8 +14,9 @@ from torch import Tensor
 
 from stream_rnn.cells import CELLS, Cell, Gru, Tanh
 from stream_rnn.credit import Credit, Fallback, Rtrl, Tbptt
+from stream_rnn.frame import Frame
 from stream_rnn.head import Head, SquaredError, initial_readout
-from stream_rnn.learner import Frame, Learner
+from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense, Feedforward, Recurrence, Stack
 from stream_rnn.update import Adam
 

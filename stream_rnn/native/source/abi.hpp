@@ -8,7 +8,7 @@
 
 extern "C" {
 
-enum Rule : int64_t { KF = 0, OK = 1, TBPTT = 2 };
+enum Rule : int64_t { KF = 0, OK = 1, TBPTT = 2, RTRL = 3 };
 enum Chunks : int64_t { JOINT = 0, GATE = 1, ROW = 2 };
 enum CellKind : int64_t { TANH = 0, GRU = 1, LSTM = 2, RHN = 3 };
 enum LossKind : int64_t { SQUARED = 0, QUANTILE = 1, GAUSSIAN = 2, CROSS_ENTROPY = 3, BERNOULLI = 4 };
@@ -21,7 +21,7 @@ struct Observation {
   int64_t rank, chunks;    // OK
   int64_t window, pays;    // TBPTT: T; whether this tick pays what is owed
   float* u;                // KF (B, M);  OK (B, C, M, R);  TBPTT (B, T, M)
-  float* A;                // KF (B, S, Z);  OK (B, g, S, L, R)
+  float* A;                // KF (B, S, Z);  OK (B, g, S, L, R);  RTRL (B, S, Z, M)
   float* J_h;              // TBPTT (B, T, S, N)
   float* carries;          // TBPTT (B, T, K, K, N)
   float* drives;           // TBPTT (B, T, K, G, N)
@@ -50,12 +50,12 @@ struct Parameter {
   float* gradient;         // of the recurrence; null for the read-out, whose own is in the work space
 };
 
-struct Step {              // an update of one or two parameters
+struct Step {              // an update of up to three parameters
   int64_t kind;
   double lr, clip;         // clip 0: no limit; of the gradients together
   double momentum;         // SGD
   double beta1, beta2, eps;  // ADAM
-  Parameter parameters[2];
+  Parameter parameters[3];
   double* count;           // ADAM
   float* norm;             // scalar: norm of the last gradients
 };
@@ -64,7 +64,20 @@ struct Step {              // an update of one or two parameters
 // the dynamics (3 or 2, N); of ELSTM: W (2, N, I+2).
 struct Elementwise {
   int64_t units, Q;        // units: NO_UNITS where the recurrence is dense
-  float* influence;        // (B, K, N, Q)
+  float* influence;        // (B, K, Q, N)
+};
+
+enum LayerKind : int64_t { NO_LAYER = 0, LAYER_TANH = 1, LAYER_RELU = 2 };
+
+struct Layer {             // without recurrence, above element-wise units
+  int64_t kind, N;
+  int64_t W;               // which parameter is its own: (N, width of the units + 1)
+};
+
+struct LeastSquares {      // a read-out that owns its update
+  double forgetting, prior, reach;
+  double* C;               // (F, F), exactly symmetric; null: the read-out learns by gradients
+  double* size;            // (P)
 };
 
 // A learner whose parts are all shipped ones: what does not change from tick to tick.
@@ -72,6 +85,8 @@ struct Plan {
   Observation credit;      // drive, carry, input, q, live, signs are filled in by the tick;
                            // element-wise: B, K, N, gradient, healthy and norm alone
   Elementwise elementwise;
+  Layer layer;
+  LeastSquares squares;
   int64_t cell, loss, I, P, Q, horizon;
   double tau;
   float* s;                // (B, S)

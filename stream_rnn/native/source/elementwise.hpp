@@ -17,7 +17,7 @@ struct UnitNet {
   const Elementwise& e;
   const int K, N, I, Q, S;
   const bool turns;        // one complex trace serves both weights of an input
-  // per unit: lam = re + i im, as the parameters are now
+  // per unit: lam = re + i im, as the parameters are now;  ELSTM: what its gates give c_tm1, in the gains
   float *re, *im, *decay, *phase, *gain, *gain_slope;
   float* columns;          // W (2N, I) as (I, 2N), where there are many lanes
   float *sums, *turned;    // gradient (Q, N), and that of the weights a quarter turn away (I, N)
@@ -41,6 +41,7 @@ struct UnitNet {
   }
 
   int width() const { return S; }
+  int slopes() const { return S; }
   static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
   static int width_of(const Plan& plan) { return state_size(plan); }
 
@@ -48,7 +49,14 @@ struct UnitNet {
   void look() const {
     const int U = e.units == ELSTM ? I + 2 : I;
     if (plan.credit.B >= FEW_LANES) transpose(plan.recurrent.parameters[0].value, 2 * N, U, columns);
-    if (e.units == ELSTM) return;
+    if (e.units == ELSTM) {
+      const float* of_c = plan.recurrent.parameters[0].value + I;
+      for (int n = 0; n < N; n++) {
+        gain[n] = of_c[size_t(n) * U];
+        gain_slope[n] = of_c[size_t(N + n) * U];
+      }
+      return;
+    }
     const float* dynamics = plan.recurrent.parameters[1].value;
     for (int n = 0; n < N; n++) {
       const float d = exp_(dynamics[n]);
@@ -84,10 +92,17 @@ struct UnitNet {
     const float* W = plan.recurrent.parameters[0].value;
     const int n = 2 * N;
     if (plan.credit.B >= FEW_LANES) {
-      for (int j = 0; j < n; j++) out[j] = columns[j] * x[0];
-      for (int i = 1; i < I; i++) {
-        const float* column = columns + size_t(i) * n;
-        for (int j = 0; j < n; j++) out[j] += column[j] * x[i];
+      const int inputs = I;
+      const float* column = columns;
+      int j = 0;
+      for (; j + VL <= n; j += VL) {
+        vf sums = load(column + j) * x[0];
+        for (int i = 1; i < inputs; i++) sums += load(column + size_t(i) * n + j) * x[i];
+        store(out + j, sums);
+      }
+      for (; j < n; j++) {
+        out[j] = column[j] * x[0];
+        for (int i = 1; i < inputs; i++) out[j] += column[size_t(i) * n + j] * x[i];
       }
       if (e.units != ELSTM) return;
       const float *of_c = columns + size_t(I) * n, *of_one = of_c + n;
@@ -107,8 +122,8 @@ struct UnitNet {
     }
   }
 
-  // s_t (S) of lane b; keeps what the derivatives need
-  void forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const {
+  // s_t (S) of lane b, which is also what is read; keeps what the derivatives need
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const {
     float *__restrict m = moved + b * 2 * N, *__restrict r = raw + b * 2 * N;
     if (e.units == ELSTM) {
       read_in(x, s_tm1, inner);
@@ -119,7 +134,7 @@ struct UnitNet {
         r[n] = s_tm1[n];
         s_t[n] = z + f * (s_tm1[n] - z);
       }
-      return;
+      return s_t;
     }
     read_in(x, s_tm1, r);
     for (int n = 0; n < N; n++) {
@@ -132,12 +147,17 @@ struct UnitNet {
       for (int j = 0; j < 2 * N; j++) s_t[j] = tanh_(s_t[j]);
     else if (e.units == RTU_RELU)
       for (int j = 0; j < 2 * N; j++) s_t[j] = s_t[j] > 0 ? s_t[j] : 0;
+    return s_t;
   }
-  void ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const { forward(b, x, s_tm1, s_t); }
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+    return forward(b, x, s_tm1, s_t);
+  }
 
   // T <- J T + immediate for VL units from n on, `left` of them there; returns the sum of squares
   template <bool WHOLE>
   vf move_block(int64_t b, int n, int left, const float* x, const float* s_t, float* T) const {
+    const int N = this->N, I = this->I;  // a store of a vector may change any member, says the compiler
+    const bool turns = this->turns;
     const auto get = [left](const float* p) { return WHOLE ? load(p) : load_some(p, left); };
     const auto put = [left](float* p, vf v) { WHOLE ? store(p, v) : store_some(p, v, left); };
     const float *m = moved + b * 2 * N + n, *r = raw + b * 2 * N + n;
@@ -145,13 +165,7 @@ struct UnitNet {
     if (e.units == ELSTM) {
       const vf f = get(m), z = get(m + N), c = get(r), away = all(1.0f) - f;
       const vf drive[2] = {(c - z) * f * away, away * (all(1.0f) - z * z)};
-      vf J = f;
-      for (int g = 0; g < 2; g++) {
-        float w[VL] = {};
-        for (int i = 0; i < left; i++)
-          w[i] = plan.recurrent.parameters[0].value[(size_t(g) * N + n + i) * (I + 2) + I];
-        J += drive[g] * load(w);
-      }
+      const vf J = f + drive[0] * get(gain + n) + drive[1] * get(gain_slope + n);
       float* row = T + n;
       for (int g = 0; g < 2; g++)
         for (int i = 0; i < I + 2; i++, row += N) {
@@ -206,6 +220,9 @@ struct UnitNet {
   // One lane's share of the gradient, q^T T, for VL units from n on
   template <bool WHOLE>
   void add_block(int n, int left, const float* q, const float* T) const {
+    const int N = this->N, I = this->I, Q = this->Q, K = this->K;
+    const bool turns = this->turns;
+    float* const turned = this->turned;
     const auto get = [left](const float* p) { return WHOLE ? load(p) : load_some(p, left); };
     const auto put = [left](float* p, vf v) { WHOLE ? store(p, v) : store_some(p, v, left); };
     const vf q_0 = get(q + n), q_1 = K == 2 ? get(q + N + n) : vf{};

@@ -1,4 +1,5 @@
 // Everything that computes, compiled once for each instruction set (KERNELS names its namespace).
+#include "exact.hpp"
 #include "tick.hpp"
 
 namespace KERNELS {
@@ -8,21 +9,25 @@ int64_t work_bytes(const Observation* o) {
   const Sizes z(*o);
   if (o->rule == TBPTT)
     WindowWork(arena, *o, z);
+  else if (o->rule == RTRL)
+    ExactWork(arena, z);
   else
     Work(arena, z);
   return int64_t(arena.used());
 }
 
+template <class Net>
+static size_t work_of(Arena& arena, const Plan& plan) {
+  TickWork(arena, plan, Net::state_size(plan), Net::width_of(plan));
+  Net(arena, plan);
+  return arena.used();
+}
+
 int64_t plan_bytes(const Plan* plan) {
   Arena arena(nullptr);
-  if (plan->elementwise.units != NO_UNITS) {
-    TickWork(arena, *plan, UnitNet::state_size(*plan), UnitNet::width_of(*plan));
-    UnitNet(arena, *plan);
-    return int64_t(arena.used());
-  }
-  TickWork(arena, *plan, DenseNet::state_size(*plan), DenseNet::width_of(*plan));
-  DenseNet(arena, *plan);
-  return int64_t(arena.used()) + work_bytes(&plan->credit);
+  if (plan->layer.kind != NO_LAYER) return int64_t(work_of<StackNet>(arena, *plan));
+  if (plan->elementwise.units != NO_UNITS) return int64_t(work_of<UnitNet>(arena, *plan));
+  return int64_t(work_of<DenseNet>(arena, *plan)) + work_bytes(&plan->credit);
 }
 
 void observe(const Observation* o) {
@@ -37,6 +42,12 @@ void observe(const Observation* o) {
     for (int64_t b = 0; b < o->B && o->pays; b++) pay(*o, z, work, b);
     return;
   }
+  if (o->rule == RTRL) {
+    const ExactWork work(arena, z);
+    for (int64_t b = 0; b < o->B; b++)
+      if (o->live[b]) rtrl_lane(*o, z, work, b);
+    return;
+  }
   const Work work(arena, z);
   for (int64_t b = 0; b < o->B; b++) {
     if (!o->live[b]) continue;
@@ -48,6 +59,7 @@ void observe(const Observation* o) {
 }
 
 int64_t ticks(const Plan* plan, const Tick* at, int64_t n) {
+  if (plan->layer.kind != NO_LAYER) return run_all<StackNet>(*plan, *at, n);
   return plan->elementwise.units == NO_UNITS ? run_all<DenseNet>(*plan, *at, n) : run_all<UnitNet>(*plan, *at, n);
 }
 

@@ -62,7 +62,8 @@ static void form_J_h(const Observation& o, const Sizes& z, const Lane& lane, flo
 // (MR, depth) times (depth, 2 vectors of a panel).
 template <int MR>
 inline void tile(const float* a, size_t stride, const float* b, float* c, int depth) {
-  vf x[MR][2];
+  vf x[MR][2];  // in registers: every loop over it is unrolled
+#pragma GCC unroll 16
   for (int i = 0; i < MR; i++) x[i][0] = x[i][1] = vf{};
   for (int k = 0; k < depth; k++) {
     const vf b0 = load(b + PANEL * k), b1 = load(b + PANEL * k + VL);
@@ -73,6 +74,7 @@ inline void tile(const float* a, size_t stride, const float* b, float* c, int de
       x[i][1] += s * b1;
     }
   }
+#pragma GCC unroll 16
   for (int i = 0; i < MR; i++) {
     store(c + PANEL * i, x[i][0]);
     store(c + PANEL * i + VL, x[i][1]);
@@ -86,6 +88,8 @@ static void multiply(int rows, int depth, const float* a, size_t stride, const f
     const float* right = b + half;
     int m = 0;
     for (; m + MR <= rows; m += MR) tile<MR>(a + m * stride, stride, right, out + PANEL * m + half, depth);
+    if (MR > 8)
+      for (; m + 8 <= rows; m += 8) tile<8>(a + m * stride, stride, right, out + PANEL * m + half, depth);
     for (; m + 4 <= rows; m += 4) tile<4>(a + m * stride, stride, right, out + PANEL * m + half, depth);
     for (; m < rows; m++) tile<1>(a + m * stride, stride, right, out + PANEL * m + half, depth);
   }

@@ -20,11 +20,22 @@ inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
 inline vf all(float x) { return vf{} + x; }
 
 inline float sum(vf v) {  // halves added to halves: a fixed order
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(__m512(v)), _mm512_extractf32x8_ps(__m512(v), 1));
+#else
+  const __m256 half = __m256(v);
+#endif
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
   float part[VL];
   store(part, v);
   for (int width = VL / 2; width > 0; width /= 2)
     for (int i = 0; i < width; i++) part[i] += part[i + width];
   return part[0];
+#endif
 }
 
 inline float dot(const float* a, const float* b, int n) {

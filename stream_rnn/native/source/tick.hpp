@@ -2,7 +2,9 @@
 #pragma once
 #include "cells.hpp"
 #include "elementwise.hpp"
+#include "least_squares.hpp"
 #include "readout.hpp"
+#include "stack.hpp"
 #include "update.hpp"
 #include "window.hpp"
 
@@ -36,6 +38,7 @@ struct DenseNet {
   }
 
   int width() const { return z.N; }
+  int slopes() const { return S; }  // dL/ds, of which the first N are dL/dh
   static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
   static int width_of(const Plan& plan) { return int(plan.credit.N); }
   void look() const {}
@@ -50,11 +53,14 @@ struct DenseNet {
     drive_of(z.Z, z.M, plan.recurrent.parameters[0].value, input, pre);
     activate(plan.cell, z.N, pre, s_tm1, s_t, keeps ? drive + b * z.K * z.Z : nullptr, carry + b * z.K * S);
   }
-  void forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  // These give what the read-out sees.
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
     step(b, x, s_tm1, s_t, true);
+    return s_t;
   }
-  void ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
     step(b, x, s_tm1, s_t, false);
+    return s_t;
   }
 
   void learn(const Tick& tick, const uint8_t* ready, const float* const*, const float*, const float* q) {
@@ -76,10 +82,11 @@ struct TickWork {
   float *candidate, *q, *o, *slope, *features, *head_gradient;
   const float** x;
   uint8_t *live, *ready, *scored;
-  TickWork(Arena& arena, const Plan& plan, int S, int width) {
+  SquaresWork squares;
+  TickWork(Arena& arena, const Plan& plan, int S, int width) : squares(arena, plan, width + int(plan.I) + 1) {
     const size_t B = plan.credit.B, F = width + plan.I + 1;
     candidate = arena.take<float>(B * S);
-    q = arena.take<float>(B * S);
+    q = arena.take<float>(B * (S > width ? S : width));
     o = arena.take<float>(B * plan.P);
     slope = arena.take<float>(B * plan.P);
     features = arena.take<float>(B * F);
@@ -103,7 +110,7 @@ static void read_out(const Plan& plan, int width, const float* h, const float* x
 template <class Net>
 static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
   const int64_t B = plan.credit.B;
-  const int S = net.S, N = net.width();
+  const int S = net.S, N = net.width(), Nq = net.slopes();
   const int I = int(plan.I), P = int(plan.P), Q = int(plan.Q), F = N + I + 1, k = int(plan.horizon);
   uint8_t *learned = tick.learned + tick.slot * B, *rejected = tick.rejected + tick.slot * B;
   uint8_t *restarted = tick.restarted + tick.slot * B, *updated = tick.updated + tick.slot;
@@ -125,9 +132,9 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     scored = scored && ready;
     if (ready) {
       float *s_t = w.candidate + b * S, *out = w.o + b * P;
-      net.forward(b, x_learn, plan.s + b * S, s_t);
-      read_out(plan, N, s_t, x_learn, w.features + b * F, out);
-      if (!within(s_t, N, DIVERGED) || !within(out, P, DIVERGED)) live = ready = scored = false;
+      const float* h = net.forward(b, x_learn, plan.s + b * S, s_t);
+      read_out(plan, N, h, x_learn, w.features + b * F, out);
+      if (!within(h, N, DIVERGED) || !within(out, P, DIVERGED)) live = ready = scored = false;
     }
     w.x[b] = x_learn;
     w.live[b] = live;
@@ -140,11 +147,11 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
 
   // the loss, its slope, and what it asks of the recurrence
   std::memset(w.head_gradient, 0, sizeof(float) * P * F);
-  std::memset(w.q, 0, sizeof(float) * B * S);
+  std::memset(w.q, 0, sizeof(float) * B * Nq);
   for (int64_t b = 0; b < B; b++) {
     loss[b] = 0;
     if (!w.scored[b]) continue;
-    float *slope = w.slope + b * P, *q = w.q + b * S;
+    float *slope = w.slope + b * P, *q = w.q + b * Nq;
     loss[b] = evaluate(plan, w.o + b * P, tick.y + b * Q, slope);
     for (int i = 0; i < P; i++) {
       const float s = slope[i] /= float(n_scored);
@@ -169,11 +176,13 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     is_owed |= plan.owed[b] && plan.credit.healthy[b];
   }
   if (!tick.frozen) {
-    const float* of_head[2] = {w.head_gradient, nullptr};
+    const float* of_head[3] = {w.head_gradient, nullptr, nullptr};
     const Parameter* moved = plan.recurrent.parameters;
-    const float* of_net[2] = {moved[0].gradient, moved[1].gradient};
-    update(plan.readout, of_head, n_scored > 0);
+    const float* of_net[3] = {moved[0].gradient, moved[1].gradient, moved[2].gradient};
+    if (!plan.squares.C) update(plan.readout, of_head, n_scored > 0);
     if (tick.pays) *updated = update(plan.recurrent, of_net, is_owed);
+    for (int64_t b = 0; b < B && plan.squares.C; b++)
+      if (w.scored[b]) refit(plan, w.squares, F, w.features + b * F, tick.y + b * Q);
   }
   if (tick.pays) std::memset(plan.owed, 0, B);
 
@@ -190,9 +199,9 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
       float *ahead = plan.ahead + b * S, *next = w.candidate + b * S;
       std::memcpy(plan.waiting + (b * k + wrapped(plan.count[b], k)) * I, x, sizeof(float) * I);
       plan.count[b]++;
-      net.ahead(b, x, ahead, next);
+      const float* h = net.ahead(b, x, ahead, next);
+      read_out(plan, N, h, x, w.features + b * F, out);
       std::memcpy(ahead, next, sizeof(float) * S);
-      read_out(plan, N, ahead, x, w.features + b * F, out);
     } else {
       std::memcpy(out, w.o + b * P, sizeof(float) * P);
     }

@@ -5,8 +5,10 @@
 
 namespace KERNELS {
 
-// beta^n; std::pow takes longer than all the rest of a small tick, and n is a whole number
+// beta^n, as far as 1 - beta^n can tell it from 0; std::pow takes longer than all the rest of a
+// small tick, and n is a whole number
 inline double power(double beta, double n) {
+  if (n * (1 - beta) > 45) return 0;  // beta^n < exp(-n (1 - beta))
   double result = 1;
   for (uint64_t left = uint64_t(n); left; left >>= 1, beta *= beta)
     if (left & 1) result *= beta;
@@ -14,9 +16,9 @@ inline double power(double beta, double n) {
 }
 
 // Moves the parameters by their gradients where `ok` and these are finite; whether it did.
-static bool update(const Step& step, const float* const gradients[2], bool ok) {
+static bool update(const Step& step, const float* const gradients[3], bool ok) {
   double squares = 0;
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     const int64_t size = step.parameters[i].size;
     for (int64_t from = 0; from < size; from += 4096) {
       const float* g = gradients[i] + from;
@@ -33,7 +35,7 @@ static bool update(const Step& step, const float* const gradients[2], bool ok) {
   const float a = float(1 - step.beta1), b = float(step.beta2), c = float(1 - step.beta2);
   const float eps = float(step.eps), by_root = 1 / root;
   const float lr = float(step.lr), momentum = float(step.momentum);
-  for (int part = 0; part < 2; part++) {
+  for (int part = 0; part < 3; part++) {
     const Parameter& p = step.parameters[part];
     const float* __restrict gradient = gradients[part];
     float* __restrict value = p.value;

@@ -1,0 +1,77 @@
+// Element-wise units under a layer without recurrence (stream_rnn/recurrence/feedforward.py).
+#pragma once
+#include <cfloat>
+
+#include "cells.hpp"
+#include "elementwise.hpp"
+
+namespace KERNELS {
+
+struct StackNet {
+  const Plan& plan;
+  UnitNet below;
+  const int S, N;           // numbers of the units, which is what the layer reads; width of the layer
+  float *u, *h, *dz, *q;    // (B, S+1), (B, N), (N), (B, S)
+
+  StackNet(Arena& arena, const Plan& plan_)
+      : plan(plan_), below(arena, plan_), S(below.S), N(int(plan_.layer.N)) {
+    const size_t B = plan.credit.B;
+    u = arena.take<float>(B * (S + 1));
+    h = arena.take<float>(B * N);
+    dz = arena.take<float>(N);
+    q = arena.take<float>(B * S);
+  }
+
+  int width() const { return N; }
+  int slopes() const { return N; }
+  static int state_size(const Plan& plan) { return UnitNet::state_size(plan); }
+  static int width_of(const Plan& plan) { return int(plan.layer.N); }
+  void look() const { below.look(); }
+
+  const float* layer(int64_t b, const float* s) const {
+    float *in = u + b * (S + 1), *out = h + b * N;
+    std::memcpy(in, s, sizeof(float) * S);
+    in[S] = 1;
+    drive_of(N, S + 1, plan.recurrent.parameters[plan.layer.W].value, in, out);
+    if (plan.layer.kind == LAYER_TANH)
+      for (int n = 0; n < N; n++) out[n] = tanh_(out[n]);
+    else
+      for (int n = 0; n < N; n++) out[n] = out[n] > 0 || out[n] != out[n] ? out[n] : 0;
+    // a saturating layer must not hide that the units below have come apart
+    for (int i = 0; i < S; i++)
+      if (!(std::fabs(s[i]) <= FLT_MAX)) out[0] = NAN;
+    return out;
+  }
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+    below.forward(b, x, s_tm1, s_t);
+    return layer(b, s_t);
+  }
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+    return forward(b, x, s_tm1, s_t);
+  }
+
+  void learn(const Tick& tick, const uint8_t* ready, const float* const* x, const float* s, const float* dL_dh) const {
+    const Parameter& W = plan.recurrent.parameters[plan.layer.W];
+    std::memset(W.gradient, 0, sizeof(float) * W.size);
+    std::memset(q, 0, sizeof(float) * plan.credit.B * S);
+    for (int64_t b = 0; b < plan.credit.B; b++) {
+      if (!ready[b]) continue;
+      const float *in = u + b * (S + 1), *out = h + b * N;
+      float* q_b = q + b * S;
+      for (int n = 0; n < N; n++) {
+        const float slope = plan.layer.kind == LAYER_TANH ? 1 - out[n] * out[n] : out[n] > 0 ? 1.0f : 0.0f;
+        dz[n] = dL_dh[b * N + n] * slope;
+      }
+      for (int n = 0; n < N; n++) {
+        const float d = dz[n];
+        const float* row = W.value + size_t(n) * (S + 1);
+        float* gradient = W.gradient + size_t(n) * (S + 1);
+        for (int i = 0; i < S; i++) q_b[i] += d * row[i];
+        for (int i = 0; i <= S; i++) gradient[i] += d * in[i];
+      }
+    }
+    below.learn(tick, ready, x, s, q);
+  }
+};
+
+}  // namespace KERNELS

@@ -1,0 +1,69 @@
+"""Room for what the coming ticks give; the library writes each row once, and nobody after it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stream_rnn.native.loading import Tick
+
+BLOCK_BYTES = 1 << 14
+"""Outcomes of several ticks are allocated together, about this much at once."""
+
+
+class Ticked(NamedTuple):
+    """The fields of an `Outcome`, of which `updated` says so too where W did not have to wait.
+
+    Of one tick, or of several with a leading axis T.
+    """
+
+    prediction_BP: Tensor
+    loss_B: Tensor
+    learned_B: Tensor
+    rejected_B: Tensor
+    restarted_B: Tensor
+    updated: Tensor
+
+
+class Room:
+    """Rows for a number of ticks.
+
+    Args:
+        n_lanes: B.
+        n_outputs: P.
+        n_ticks: at least so many rows, or as many as are allocated together.
+    """
+
+    def __init__(self, n_lanes: int, n_outputs: int, n_ticks: int = 1) -> None:
+        n = max(n_ticks, min(256, BLOCK_BYTES // (n_lanes * (4 * n_outputs + 7))))
+        self.size = n
+        self.used = 0
+        self.rows = Ticked(
+            torch.zeros(n, n_lanes, n_outputs),
+            torch.zeros(n, n_lanes),
+            _flags(n, n_lanes),
+            _flags(n, n_lanes),
+            _flags(n, n_lanes),
+            _flags(n),
+        )
+        self._single: list[Ticked] | None = None
+
+    def describe(self, tick: Tick) -> None:
+        """Say to the library where it is."""
+        rows = self.rows
+        tick.prediction, tick.loss = rows.prediction_BP.data_ptr(), rows.loss_B.data_ptr()
+        tick.learned, tick.rejected = rows.learned_B.data_ptr(), rows.rejected_B.data_ptr()
+        tick.restarted, tick.updated = rows.restarted_B.data_ptr(), rows.updated.data_ptr()
+
+    def row(self, i: int) -> Ticked:
+        """One tick's."""
+        if self._single is None:  # all at once: the tensors of a row cost as much as a small tick
+            unbound = [each.unbind(0) for each in self.rows]
+            self._single = [Ticked(*each) for each in zip(*unbound, strict=True)]
+        return self._single[i]
+
+
+def _flags(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.bool)
