@@ -328,6 +328,8 @@ def test_the_status_page_follows_the_daemon() -> None:
         go_on.set()
         daemon.join(10)
         code, text = get(server.port, "/metrics")
+        letters = json.loads(get(server.port, "/status")[1])["letters"]
+    assert [(each["stage"], each["issue"]) for each in letters] == [("decode", "undecodable")]
     assert code == 200
     families = {family.name: family for family in text_string_to_metric_families(text)}
     values = {
