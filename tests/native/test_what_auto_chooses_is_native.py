@@ -165,11 +165,21 @@ def test_units_under_a_layer_tick_the_same(
 
 
 def test_a_layer_does_not_hide_that_the_units_came_apart(pair_of: Any, frames_of: Any) -> None:
-    pair = pair_of(stack_of)
+    """The largest numbers there are, turned by 45 degrees, are one infinity and no NaN."""
+
+    def turning() -> Learner:
+        learner = stack_of()
+        decay_N, phase_N, _ = learner.recurrence.parameters()[1]
+        decay_N.fill_(-20.0)
+        phase_N.fill_(math.log(math.pi / 4))
+        return learner
+
+    pair = pair_of(turning)
     for t, frame in enumerate(frames_of(4, LANES, n_targets=2, dtype=torch.float32)):
         if t == 2:
             for learner in (pair.fused, pair.twin):
-                learner.recurrence.layers[0].lane_state["s_BKN"][1] = torch.inf
+                state_BKN = learner.recurrence.layers[0].lane_state["s_BKN"]
+                state_BKN[1, :, 0] = torch.tensor([3.4e38, -3.4e38])
         got, _ = pair.step(frame)
         assert got.rejected_B.tolist() == [False, t >= 2, False]
 
