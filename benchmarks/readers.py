@@ -171,6 +171,7 @@ def _watch_http(
     answers: list[tuple[str, float]] = []
 
     def ask() -> None:
+        broken = 0  # since the last answer: those at the end are the daemon leaving
         asking = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         headers = {
             "Content-Type": "application/json",
@@ -186,11 +187,13 @@ def _watch_http(
                 answer = asking.getresponse()
                 answer.read()
             except (OSError, http.client.HTTPException):
-                answers.append(("broken off", 0.0))
+                broken += 1
                 asking.close()
                 time.sleep(0.05)
                 continue
             answers.append((str(answer.status), (time.perf_counter() - due) * 1000))
+            answers.extend([("broken off", 0.0)] * broken)
+            broken = 0
 
     threads = [threading.Thread(target=ask) for _ in range(CONNECTIONS)]
     for thread in threads:
@@ -201,8 +204,6 @@ def _watch_http(
     over.set()
     for thread in threads:
         thread.join()
-    while answers and answers[-1][0] == "broken off":  # it was done, and left
-        answers.pop()
     made.statuses.update(status for status, _ in answers)
     made.answer_ms.extend(ms for status, ms in answers if status == "200")
 

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream_rnn.http.bounded import Bounds
+from stream_rnn.http.connection import HEADERS
 from stream_rnn.http.live import page
 from stream_rnn.http.pages import pages
 from stream_rnn.http.server import HttpServer
@@ -320,3 +321,12 @@ def test_ipv6_loopback_is_served(daemon):
         connection.request("GET", "/livez")
         assert connection.getresponse().status == 200
         connection.close()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/status", "/no such page"])
+def test_every_answer_carries_what_protects_a_browser(server, path):
+    answer = ask(server, path.replace(" ", "%20"))
+
+    assert {name: answer.headers[name] for name, _ in HEADERS} == dict(HEADERS)
+    assert answer.headers["Connection"] == "close"
+    assert int(answer.headers["Content-Length"]) == len(answer.body)
