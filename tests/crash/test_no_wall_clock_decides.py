@@ -15,6 +15,8 @@ SHOWN_ONLY = {
     "stream_rnn/runtime/watch.py": "a gauge",
     "stream_rnn/runtime/loop.py": "a histogram of the delay of events",
     "stream_rnn/runtime/showing.py": "a stamp for the live page",
+    "stream_rnn/runtime/control.py": "since when a pause lasts",
+    "stream_rnn/top/screen.py": "what a screen shows",
     "stream_rnn/checkpoint/snapshot.py": "`created`, for people",
     "stream_rnn/checkpoint/owner.py": "the name of a folder moved aside, made unique",
     "stream_rnn/checkpoint/rollback.py": "the name of a folder moved aside, made unique",

@@ -250,6 +250,8 @@ def torn(
         assert daemon.wait() == -signal.SIGKILL, place.log()
         assert len(snapshots(place.folder / "state")) > 1
         place.clear()
+        if kind == "jsonl":  # a second death, so that there is a suspicion
+            assert place.daemon("in_tick:3").wait() == -signal.SIGKILL, place.log()
         made[kind] = place
     return made
 
@@ -265,11 +267,13 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "flipped at the end": lambda data: flipped(data, len(data) - 1),
     "foreign": lambda data: random.Random(1).randbytes(max(1, len(data))),
 }
+SOCKETS = shutil.ignore_patterns("*.sock")
 FILES = [
     ("jsonl", "state/step-*/state.safetensors"),
     ("jsonl", "state/step-*/host.json"),
     ("jsonl", "state/step-*/manifest.json"),
     ("jsonl", "state/attempt"),
+    ("jsonl", "state/quarantine.json"),
     ("jsonl", "state/epoch"),
     ("jsonl", "state/lock"),
     ("router+journal", "state/journal/*.journal"),
@@ -289,7 +293,7 @@ def test_a_damaged_file_is_refused_or_changes_nothing(
     tmp_path: Path,
 ) -> None:
     like = torn[kind]
-    folder = shutil.copytree(like.folder, tmp_path / "copy")
+    folder = shutil.copytree(like.folder, tmp_path / "copy", ignore=SOCKETS)
     place = Place(folder, kind, like.events, like.nursery, like.port)
     path = max(folder.glob(file))
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
