@@ -123,6 +123,7 @@ class ZeromqRouterSource(Source):
 
     guarantee = Guarantee.REPLAYABLE
     can_preview = False  # producers would be welcomed by somebody who knows nothing of them
+    forgets_acked = True
 
     def __init__(
         self,

@@ -86,9 +86,15 @@ def journaled(tables: Mapping[str, Any], source: Source, state: State) -> Source
             f"[journal] keep = {keep}: must be at least [state] keep = {state.keep}, so that a "
             "damaged snapshot can fall back to an older one"
         )
+    directory = Path(table.dir or Path(state.dir) / "journal")
+    if directory.resolve() == Path(state.dir).resolve():
+        raise ConfigError(
+            f"[journal] dir = {table.dir!r}: is the state folder itself; leave it out, or give the "
+            "journal a folder of its own"
+        )
     return JournaledSource(
         source,
-        Path(table.dir or Path(state.dir) / "journal"),
+        directory,
         fsync_every=table.fsync_every,
         fsync_ms=table.fsync_ms,
         segment_bytes=table.segment_bytes,

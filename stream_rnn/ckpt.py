@@ -155,15 +155,17 @@ def _consequence(target: Path) -> list[str]:
         "what was acknowledged may be gone at the source; whether it still has them is checked "
         "at the next start"
     )
-    guarantee = None if target.is_dir() else build_source(config.load(target)).guarantee
+    if target.is_dir():
+        lines = [f"{again} if the source rewinds;", f"{lost};", acked]
+        return [f"             {line}" for line in lines]
+    tables = config.load(target)
+    source = build_source(tables)
     known = {
-        Guarantee.REPLAYABLE: [again],
+        Guarantee.REPLAYABLE: [acked] if source.forgets_acked else [again],
         Guarantee.ACKABLE: [lost, acked],
         Guarantee.FIRE_AND_FORGET: [lost],
     }
-    if guarantee is not None:
-        return [f"             {line}" for line in known[guarantee]]
-    lines = [f"{again} if the source rewinds;", f"{lost};", acked]
+    lines = [f"{again}, from the journal"] if "journal" in tables else known[source.guarantee]
     return [f"             {line}" for line in lines]
 
 

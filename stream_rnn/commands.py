@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -12,10 +13,14 @@ from stream_rnn import app, ckpt, config, evaluation, report, results, resuming
 from stream_rnn import demo as demo_stream
 from stream_rnn.checkpoint import snapshot
 from stream_rnn.config import ConfigError
+from stream_rnn.control.client import NoAnswer, ask
 from stream_rnn.daemon import place_of, run_job, serve
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
+
+ASK_S = 2.0
+BY_ITSELF = "a daemon runs on this state folder, so it was not tried"
 
 
 def run(
@@ -105,15 +110,36 @@ def check(path: Path) -> None:
                 job.source.open(positions)
             findings.append(Finding(True, "the source opens"))
         except SettingError as error:
-            raise ConfigError(f"{place_of(job, error)} {error}") from error
+            if not _is_its_daemons(job, error):
+                raise ConfigError(f"{place_of(job, error)} {error}") from error
+            findings.append(Finding(True, f"the source's address is taken: {BY_ITSELF}"))
         except NotConnected as error:
             findings.append(Finding(False, f"the source is not reachable now: {error}"))
     if job.metrics is not None:
-        serve(job.metrics, CollectorRegistry(), dict, list, list).close()
+        try:
+            serve(job.metrics, CollectorRegistry(), dict, list, list).close()
+        except ConfigError as error:
+            if not _is_its_daemons(job, error):
+                raise
+            findings.append(Finding(True, f"{job.metrics.address} is taken: {BY_ITSELF}"))
     for finding in findings:
         click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}")
     if not all(finding.ok for finding in findings):
         raise ConfigError("the configuration is sound, but see BUT above")
+
+
+def _is_its_daemons(job: app.Job, error: BaseException) -> bool:
+    """Whether an address is taken, and a daemon runs on the state folder, which may have it."""
+    cause: BaseException | None = error
+    while cause is not None and getattr(cause, "errno", None) != errno.EADDRINUSE:
+        cause = cause.__cause__
+    if cause is None:
+        return False
+    try:
+        ask(Path(job.state.dir), "status", "", ASK_S)
+    except NoAnswer:
+        return False
+    return True
 
 
 def show(target: Path) -> None:

@@ -162,7 +162,10 @@ def make_runtime(
         # without a state folder it is an evaluation: nobody is there to resume it
         breaker=(0, 1.0) if store is None else job.limits.breaker,
         notifier=notifier,
+        loses_what_waits=behind.guarantee is Guarantee.FIRE_AND_FORGET,
     )
+    if journal is not None:
+        journal.saved_step = lambda: runtime.checkpointing.saved_step
     metrics.loop_age_seconds = runtime.watch.silent_s
     metrics.ready = lambda: float(not runtime.watch.ready())
     metrics.snapshot_age_seconds = runtime.checkpointing.age_s

@@ -129,6 +129,7 @@ class Source(ABC):
     guarantee: Guarantee = Guarantee.FIRE_AND_FORGET  # an instance may promise less than its class
     codec: ClassVar[str] = "json"  # the codec used when the configuration names none
     can_preview: ClassVar[bool] = True  # REPLAYABLE: a look at the first events disturbs nobody
+    forgets_acked: ClassVar[bool] = False  # REPLAYABLE: what was acknowledged may be gone for good
 
     @abstractmethod
     def open(self, resume: Position | None) -> None:

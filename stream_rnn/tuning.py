@@ -84,6 +84,7 @@ class Tuning:
         path, started_with = self._file
         tables = config.load(path)
         settings.require_sound(tables)
+        settings.require_values(tables)
         state, limits = settings.build_state(tables), settings.build_limits(tables)
         wanted = {"state": _safe("state", state), "limits": _safe("limits", limits)}
         changed = self._apply(wanted)
@@ -131,6 +132,8 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
             continue
         keys = (key for key in {*before, *after} if before.get(key) != after.get(key))
         found |= {f"[{name}] {key}" for key in keys if key not in SAFE.get(name, ())}
+        if (name in old) != (name in new) and not (before or after or name in SAFE):
+            found.add(f"[{name}]")  # empty, it still asks for something
     return found
 
 

@@ -326,14 +326,26 @@ def test_sighup_takes_over_what_is_safe_and_names_the_rest(daemon: Daemon) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("table", ["journal", "readers"])
+def test_an_empty_table_that_came_needs_a_restart_too(shared: Daemon, table: str) -> None:
+    path = shared.folder / "config.toml"
+    before = path.read_text()
+    path.write_text(f"{before}[{table}]\n")
+    shared.signal(signal.SIGHUP)
+    shared.wait_for(lambda: f"reloaded: [{table}] changed and needs a restart" in shared.log)
+    path.write_text(before)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("[state\n", "config.toml: not valid TOML"),
         ("[state]\nevery_s = 'x'\n[limits]\ngone_s = 1\n", "[state] every_s: expected float"),
         ("[limit]\ngone_s = 1\n", "unknown table [limit]"),
+        ("[limits]\ngone_s = 1\n[readers]\nport = 1\n", "[readers] unknown key 'port'"),
     ],
-    ids=["no-toml", "no-number", "no-table"],
+    ids=["no-toml", "no-number", "no-table", "no-key"],
 )
 def test_an_invalid_file_changes_nothing_on_sighup(
     shared: Daemon, text: str, complaint: str

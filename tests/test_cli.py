@@ -3,10 +3,12 @@
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from stream_rnn import app
 from stream_rnn.cli import _exit_code, cli
+from stream_rnn.control.server import ControlServer
 from stream_rnn.daemon import make_runtime
 from stream_rnn.http.pages import pages
 from stream_rnn.http.server import HttpServer
@@ -195,6 +198,32 @@ def test_check_of_a_source_that_is_not_there_yet_is_refused(
     Path("config.toml").write_text(QUICK.replace("events.jsonl", "later.jsonl"))
     _, err = run(capfd, "check", "config.toml", code=78)
     assert "later.jsonl" in err
+
+
+@pytest.mark.parametrize("listener", ["metrics", "source"])
+def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
+    capfd: pytest.CaptureFixture[str], listener: str
+) -> None:
+    def ask(verb: str, argument: str) -> Future[dict[str, Any]]:
+        answer: Future[dict[str, Any]] = Future()
+        answer.set_result({"ok": True, "text": ""})
+        return answer
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = f'{QUICK}[metrics]\naddress = "{address}"\n'
+        if listener == "source":
+            line = f'kind = "zeromq_router"\naddress = "tcp://{address}"'
+            text = QUICK.replace('kind = "jsonl"\npath = "events.jsonl"', line)
+        Path("config.toml").write_text(text)
+        _, err = run(capfd, "check", "config.toml", code=78)
+        assert f"[{listener}]" in err
+        Path("state").mkdir()
+        server = ControlServer(Path("state"), ask, list)
+        server.open()
+        out, _ = run(capfd, "check", "config.toml")
+        server.close()
+    assert "taken: a daemon runs on this state folder, so it was not tried" in out
 
 
 def test_check_looks_at_the_newest_snapshot(capfd: pytest.CaptureFixture[str]) -> None:

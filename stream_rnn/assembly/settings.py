@@ -276,6 +276,22 @@ def require_sound(tables: Mapping[str, Any]) -> None:
                 raise ConfigError(f"[{name}] kind: expected a name, got {each['kind']!r}")
 
 
+def require_values(tables: Mapping[str, Any]) -> None:
+    """Refuse a value that the next start would refuse, in tables without a `kind`.
+
+    Builds no source, sink or model, and opens nothing. Raises ConfigError.
+    """
+    for name, made in (
+        ("dead_letter", DeadLetters),
+        ("journal", JournalTable),
+        ("lanes", LanesTable),
+        ("metrics", MetricsTable),
+        ("overload", Overload),
+        ("readers", ReadersTable),
+    ):
+        config.build(f"[{name}]", tables.get(name, {}), made)
+
+
 def build_overload(tables: Mapping[str, Any]) -> Overload:
     """The `[overload]` alone."""
     return config.build("[overload]", tables.get("overload", {}), Overload)

@@ -93,7 +93,10 @@ class JournaledSource(Source):
         self._journal = Journal(directory, segment_bytes)
         self._intake = Intake(source, self._journal, fsync_every, fsync_ms / 1000, clock)
         self._reader = Reader(self._journal)
-        self._acks: deque[int] = deque(maxlen=keep)  # of the newest snapshots, oldest first
+        # of the newest snapshots, oldest first: of which step, up to which event
+        self._acks: deque[tuple[int | None, int]] = deque(maxlen=keep)
+        # set by the composition: the step of the snapshot that is acknowledged
+        self.saved_step: Callable[[], int | None] = lambda: None
         self._is_open = False
         self._first = 0  # reading begins behind this, whatever older position comes
         self._acked = 0  # newest event known to be in a durable snapshot
@@ -231,8 +234,10 @@ class JournaledSource(Source):
 
     @override
     def wants_snapshot(self) -> bool:
-        pressed = self._journal.size_bytes >= PRESSED * self._max_bytes
-        return pressed and not self._all_is_acked()
+        return self._is_pressed() and not self._all_is_acked()
+
+    def _is_pressed(self) -> bool:
+        return self._journal.size_bytes >= PRESSED * self._max_bytes
 
     @override
     def ack(self, resume: Position) -> None:
@@ -240,9 +245,14 @@ class JournaledSource(Source):
         if not isinstance(applied, int):
             return
         self._acked = applied
-        self._acks.append(applied)
+        step = self.saved_step()
+        # A step saved again takes the place of its former snapshot, and the older ones stay. Where
+        # all is refused no step ever comes: then the bound of the disk counts for more.
+        if step is not None and self._acks and self._acks[-1][0] == step and not self._is_pressed():
+            self._acks.pop()
+        self._acks.append((step, applied))
         if len(self._acks) == self._acks.maxlen:
-            self._journal.forget(self._acks[0])
+            self._journal.forget(self._acks[0][1])
 
     @override
     def lag(self) -> Lag | None:

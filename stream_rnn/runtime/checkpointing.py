@@ -296,6 +296,11 @@ class Checkpointing:
             else:
                 self._failed(result)
 
+    @property
+    def saved_step(self) -> int | None:
+        """Of the snapshot that became durable last; None: the last one failed, or there is none."""
+        return self.result.step if isinstance(self.result, SavedInfo) else None
+
     def finish(self) -> None:
         """Make everything durable; raises CheckpointError if that fails."""
         if self._writer is None:

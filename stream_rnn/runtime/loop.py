@@ -59,6 +59,8 @@ class Runtime:
         overload: what happens when more events come than can be learned.
         breaker: events, and the share of them refused, that stop polling; no events: never.
         notifier: tells the service manager.
+        loses_what_waits: whether what a source has received, and no poll has taken, is lost when
+            it closes; None: as its guarantee says. Behind a journal it is the inner source's.
         clock: seconds, monotonic.
     """
 
@@ -83,6 +85,7 @@ class Runtime:
         overload: Overload | None = None,
         breaker: tuple[int, float] = (0, 1.0),
         notifier: Notifier | None = None,
+        loses_what_waits: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.source = source
@@ -92,6 +95,7 @@ class Runtime:
         self.poll_events = poll_events
         self.clock = clock
         self.stopping = False
+        self._drains = not self._rewinds() if loses_what_waits is None else loses_what_waits
         self.readers: Publisher | None = None  # may be set before `run`
         self.intake = Intake(source, overload or Overload(), rewinds=self._rewinds())
         self.moves = Moves(self.intake, engine, governor, ladder, rule, metrics)
@@ -202,7 +206,7 @@ class Runtime:
             if self.draining:
                 # a source that rewinds brings the rest again; of another one it would be lost
                 drained_at = min(drained_at, self.clock() + DRAIN_S)
-                waits = self.connection.connected and not (self._rewinds() or self.pause.reasons)
+                waits = self.connection.connected and self._drains and not self.pause.reasons
                 if not waits or self.clock() >= drained_at:
                     break
             elif self.pause.reasons:

@@ -128,6 +128,21 @@ def test_a_rollback_moves_newer_ones_aside_and_the_next_run_goes_on_from_there(
     assert snapshots(place / "state")[0].name == "step-000000000060"
 
 
+@pytest.mark.parametrize(
+    ("tables", "consequence"),
+    [
+        ('[source]\nkind = "zeromq"\n[journal]\n', "learned again, from the journal"),
+        ('[source]\nkind = "zeromq"\n', "cannot rewind"),
+        ('[source]\nkind = "zeromq_router"\n', "acknowledged may be gone at the source"),
+    ],
+)
+def test_a_rollback_tells_whether_the_events_in_between_come_again(
+    place: Path, capfd: pytest.CaptureFixture[str], tables: str, consequence: str
+) -> None:
+    (place / "other.toml").write_text(f'{tables}[state]\ndir = "state"\n')
+    assert consequence in told(capfd, "ckpt", "rollback", "other.toml", "--to", "20")
+
+
 def test_learning_again_after_a_rollback_comes_to_the_same_parameters(
     place: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,12 @@ def test_the_banner_says_what_holds_from_the_journal_on_and_what_before(tmp_path
     assert "before the journal at most once" in banner
 
 
+def test_a_journal_in_the_state_folder_itself_is_refused(tmp_path: Path) -> None:
+    same = str(tmp_path / "other" / ".." / "state")
+    with pytest.raises(ConfigError, match=re.escape("is the state folder itself")):
+        app.build(tables(tmp_path, dir=same))
+
+
 def test_nothing_is_opened_or_made_before_the_run(tmp_path: Path) -> None:
     app.build(tables(tmp_path))
     assert list(tmp_path.iterdir()) == []

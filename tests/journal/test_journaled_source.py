@@ -209,6 +209,19 @@ def test_the_events_of_the_kept_snapshots_stay(make: Make, drained: Drained) -> 
     assert positions(drained(source)) == [9, 10, 11, 12]
 
 
+def test_a_journal_keeps_to_its_size_where_no_event_comes_to_a_step(
+    make: Make, drained: Drained
+) -> None:
+    source = full_of(make, n=60, keep=3, max_bytes=4 * 4096)
+    source.saved_step = lambda: 0  # all of them are refused
+    got = positions(drained(source, 1))
+    for _ in range(100):
+        source.ack({"journal": got[-1]})
+        got += positions(source.poll(1, 0.0).events)
+        assert source.size_bytes < 6 * 4096
+    assert got == list(range(1, 61))
+
+
 def test_a_full_journal_holds_the_source_back_until_a_snapshot_makes_room(
     make: Make, drained: Drained
 ) -> None:

@@ -19,6 +19,7 @@ from stream_rnn.checkpoint import snapshot
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
+from stream_rnn.journal.source import JournaledSource
 from stream_rnn.runtime.checkpointing import Schedule
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import EndOfStream, Guarantee, NotConnected, Record, Sink, Source
@@ -331,6 +332,32 @@ def test_with_nothing_new_the_newest_snapshot_is_named(
     assert second["path"] == first["path"]
 
 
+def test_snapshots_of_one_step_leave_in_the_journal_what_the_older_ones_need(
+    make: Make, started: Callable[[Runtime], threading.Thread], tmp_path: Path
+) -> None:
+    events = [json.dumps({"y": i % 7, "pad": "x" * 500}).encode() for i in range(60)]
+    journal = JournaledSource(
+        ScriptedSource(events, Guarantee.ACKABLE),
+        tmp_path / "journal",
+        segment_bytes=4096,
+        fsync_every=1,
+        keep=2,
+    )
+    state = {"dir": str(tmp_path / "state"), "every_events": 50, "keep": 2}
+    runtime = make(journal, state=state)
+    thread = started(runtime)
+    wait_for(lambda: runtime.engine.ordinal == 60)
+    for verb in ("freeze", "unfreeze", "freeze", "unfreeze"):
+        assert runtime.control.ask(verb).result(10)["ok"] is True
+    runtime.stop()
+    thread.join(20)
+    older = snapshot.snapshots(tmp_path / "state")[-1]
+    assert older.name == "step-000000000050"
+    journal.open(snapshot.read(older).positions["source"])
+    assert [event.position for event in journal.poll(20, 0.0).events] == list(range(51, 61))
+    journal.close()
+
+
 # Pause and drain --------------------------------------------------------------------------------
 
 
@@ -405,6 +432,18 @@ def test_a_drain_learns_what_was_received_and_leaves_the_rest_to_the_next_start(
 def test_a_drain_takes_what_waits_in_a_source_that_cannot_rewind(make: Make) -> None:
     source = ScriptedSource(records(60), Guarantee.FIRE_AND_FORGET)  # it never ends
     runtime = make(source, Telling({2: lambda: runtime.control.ask("drain")}))
+    runtime.run()
+    assert runtime.engine.ordinal == 60
+
+
+def test_a_drain_takes_what_waits_behind_a_journal_in_a_source_that_cannot_rewind(
+    make: Make, tmp_path: Path
+) -> None:
+    # fsync_every: less is written ahead than waits
+    source = JournaledSource(
+        ScriptedSource(records(60), Guarantee.FIRE_AND_FORGET), tmp_path / "journal", fsync_every=1
+    )
+    runtime = make(source, Telling({1: lambda: runtime.control.ask("drain")}))
     runtime.run()
     assert runtime.engine.ordinal == 60
 
