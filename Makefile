@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test check test-slow test-gpu bench soak storm fuzz image clean
+.PHONY: help setup native demo test test-fast check test-slow test-gpu bench soak storm fuzz image clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,8 +30,11 @@ native: $(STAMP)  ## Compile the native step (needs g++; a few seconds); without
 demo: $(STAMP)  ## Learn a real stream that comes along: no broker, no file, no GPU; about a minute
 	$(BIN)/stream-rnn demo
 
-test: $(STAMP)  ## All tests but the GPU's and the soak
-	$(PYTEST) -q -m "not gpu"
+test: $(STAMP)  ## All tests but the GPU's and the soak: the fast and the slow ones side by side
+	$(MAKE) --no-print-directory --output-sync=target -j2 test-fast test-slow
+
+test-fast: $(STAMP)  ## Only the fast tests
+	$(PYTEST) -q -m "not slow and not gpu"
 
 check: $(STAMP)  ## Format, lint, types, fast tests
 	$(BIN)/ruff format --check .

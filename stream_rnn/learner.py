@@ -324,7 +324,11 @@ class Learner:
     def report(self) -> dict[str, float]:
         """Learning metrics as of the last step; synchronizes, so read it by schedule."""
         scalars = self.update.report() | self.recurrence.report()
-        return {name: float(value) for name, value in scalars.items()}
+        report = {name: float(value) for name, value in scalars.items()}
+        device = self.head.V_PF.device
+        if device.type == "cuda":
+            report["device_memory_bytes"] = float(torch.cuda.memory_allocated(device))
+        return report
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that influences the future, by flat names; not copied."""

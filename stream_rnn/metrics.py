@@ -213,6 +213,9 @@ class Metrics(Collector):
     breaker_open: Gauge = _gauge("1 while the circuit breaker has stopped polling, else 0.")
     drift_alarms: int = _counter("Alarms of the drift detector on the loss.")
     parameters: Gauge = _gauge("Learned parameters of the model.")
+    device_memory_bytes: Gauge = _gauge(
+        "Memory of the GPU that tensors of this process take; NaN: the model is on a CPU."
+    )
 
     step: Gauge = _gauge("Ticks learned in the whole life of the model, restarts included.")
     snapshot_age_seconds: Callable[[], float | None] = _gauge(

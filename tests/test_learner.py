@@ -211,3 +211,14 @@ def test_a_state_of_another_shape_is_refused_by_name(learner_of: LearnerOf) -> N
     del state["recurrence.s_BS"]
     with pytest.raises(ValueError, match="state 's_BS' is missing"):
         learner_of("gru").load_state_dict(state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_the_report_tells_the_memory_it_takes(learner_of: Callable[..., Learner]) -> None:
+    on_gpu = learner_of("tanh", device="cuda").report()["device_memory_bytes"]
+    assert on_gpu >= sum(4 * p.numel() for p in learner_of("tanh").parameters())
+
+
+def test_on_a_cpu_no_device_memory_is_made_up(learner_of: Callable[..., Learner]) -> None:
+    assert "device_memory_bytes" not in learner_of("tanh").report()

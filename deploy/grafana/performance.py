@@ -132,7 +132,7 @@ ROWS = (
                 "CPU",
                 "Cores in use, all threads.",
                 "rate(process_cpu_seconds_total{$}[$__rate_interval])",
-                width=6,
+                width=5,
             ),
             graph(
                 "Memory",
@@ -140,7 +140,15 @@ ROWS = (
                 "bug worth reporting.",
                 "process_resident_memory_bytes{$}",
                 unit="bytes",
-                width=6,
+                width=5,
+            ),
+            graph(
+                "GPU memory",
+                "What tensors of the process take on the device, weights, states and influence. No "
+                "data: the model is on a CPU.",
+                "stream_rnn_device_memory_bytes{$}",
+                unit="bytes",
+                width=5,
             ),
             graph(
                 "Open files",
@@ -148,7 +156,7 @@ ROWS = (
                 "process_open_fds{$} / process_max_fds{$}",
                 unit="percentunit",
                 steps=((0, GOOD), (0.5, FAIR), (0.8, BAD)),
-                width=6,
+                width=5,
             ),
             graph(
                 "Time of a scrape",
@@ -156,7 +164,7 @@ ROWS = (
                 "interpreter with it.",
                 "scrape_duration_seconds{$}",
                 unit="s",
-                width=6,
+                width=4,
             ),
         ),
     ),

@@ -195,6 +195,7 @@ class Watch:
         report = engine.learner.report()  # sync: reads the device
         m.gradient_norm = report.get("gradient_norm")
         m.influence_norm = report.get("influence_norm")
+        m.device_memory_bytes = report.get("device_memory_bytes")
         m.fidelity = report.get("fidelity")
         m.credit_noise = report.get("noise")
         m.truncation_window = report.get("window")
