@@ -183,12 +183,15 @@ class JournaledSource(Source):
         if self._is_full():
             if not self._reader.left:
                 time.sleep(min(timeout_s, FULL_WAIT_S))
-        elif not self._reader.left:
-            self._intake.take(max(max_events, self._fsync_every), timeout_s)
-        elif self._ahead and self._clock() >= self._again_at:
+        elif not self._reader.left or (self._ahead and self._clock() >= self._again_at):
+            most = max(self._ahead, 1) * max_events  # what waits is safe only once it is here
             try:
-                self._intake.take(max(self._ahead * max_events, self._fsync_every), 0.0)
+                self._intake.take(
+                    max(most, self._fsync_every), 0.0 if self._reader.left else timeout_s
+                )
             except NotConnected as error:
+                if not self._reader.left:
+                    raise
                 self._postpone(error)
         events = self._read(max_events)
         if not events and self._intake.ended and not self._reader.left:
