@@ -9,9 +9,8 @@ from benchmarks import readers
 
 @pytest.mark.slow
 def test_a_thousand_requests_a_second_change_no_bit() -> None:
-    alone, asked = readers.measure(
-        events=2500, units=8, rate=1000.0, native="off"
-    )  # seconds of learning, on any machine
+    setting = readers.Setting("lstm", units=8, native="off", over="zeromq")
+    alone, asked = readers.measure(2500, setting, rate=1000.0)  # seconds, on any machine
     print(readers.table(alone, asked))  # noqa: T201
     assert asked.state == alone.state
     assert len(alone.state) > 1000
