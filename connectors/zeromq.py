@@ -9,7 +9,6 @@ Longer than most: source and sink share the checks of an address and the setting
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
 import time
@@ -370,7 +369,7 @@ def _checked(address: str, bind: bool, insecure: bool) -> str:
             f"got {address!r}"
         )
     host = match[1].strip("[]")
-    if bind and not insecure and not (is_loopback(host) and _is_own(host)):
+    if bind and not insecure and not is_loopback(host):
         raise SettingError(
             f"address: binding to {address} lets every machine that reaches this one send and read "
             "events, as ZeroMQ asks nobody who they are; bind to 127.0.0.1, or set insecure = true "
@@ -378,16 +377,6 @@ def _checked(address: str, bind: bool, insecure: bool) -> str:
         )
     # libzmq binds to addresses and interfaces, not to names.
     return f"tcp://127.0.0.1:{match[2]}" if bind and host == "localhost" else address
-
-
-def _is_own(host: str) -> bool:
-    """Whether `host` is really an address: 127.example.com is somebody's name."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _require_at_least_1(name: str, value: int) -> None:

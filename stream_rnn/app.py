@@ -167,7 +167,7 @@ def build(
         _plug_in("[[sink]]", table, Sink, "stream_rnn.sinks")
         for table in tables.get("sink", [_default_sink(state)])
     ]
-    letter_path = letters.path or str(Path(state.dir) / "dead_letters.jsonl")
+    letter_path = str(letters.file(state.dir))
     letter_table = {
         "kind": "jsonl",
         "path": letter_path,

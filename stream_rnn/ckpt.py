@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -16,6 +15,7 @@ from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.checkpoint.rollback import roll_back
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.config import ConfigError
+from stream_rnn.console import printable
 from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Guarantee
 
@@ -39,8 +39,8 @@ def show(target: Path) -> None:
         target = folders[0]
     loaded = _read(target)
     click.echo(f"newest       {loaded.path}\nstep         {loaded.step}")
-    click.echo(f"created      {_printable(loaded.created)}")
-    click.echo(f"epoch        {loaded.epoch}\nfingerprint  {_printable(loaded.fingerprint)}")
+    click.echo(f"created      {printable(loaded.created)}")
+    click.echo(f"epoch        {loaded.epoch}\nfingerprint  {printable(loaded.fingerprint)}")
     click.echo(f"positions    {json.dumps(loaded.positions)}")
     click.echo(f"execution    {json.dumps(loaded.execution)}")
     if loaded.migrated_from:
@@ -48,7 +48,7 @@ def show(target: Path) -> None:
     click.echo(f"model        {json.dumps(config.redacted(loaded.config), default=str)}")
     for name, tensor in sorted(loaded.tensors.items()):
         size = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-        click.echo(f"  {_printable(name):<36} {size}")
+        click.echo(f"  {printable(name):<36} {size}")
 
 
 def ls(target: Path) -> None:
@@ -60,10 +60,12 @@ def ls(target: Path) -> None:
         try:
             loaded = snapshot.read(folder)
         except CheckpointError as error:
-            rows.append([folder.name, "", "", _size(size), "", "", "DAMAGED", _printable(error)])
+            rows.append(
+                [folder.name, "", "", _size(size), "", "", "DAMAGED", printable(str(error))]
+            )
             continue
         parent = "-" if loaded.parent is None else str(loaded.parent)
-        row = [folder.name, str(loaded.step), _printable(loaded.created), _size(size)]
+        row = [folder.name, str(loaded.step), printable(loaded.created), _size(size)]
         row += [str(loaded.epoch), parent, "yes", json.dumps(loaded.positions.get(SOURCE, {}))]
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
@@ -80,7 +82,7 @@ def verify(target: Path) -> None:
             loaded = snapshot.read(folder)
         except CheckpointError as error:
             bad += 1
-            click.echo(f"BAD  {folder.name}  {_printable(error)}")
+            click.echo(f"BAD  {folder.name}  {printable(str(error))}")
         else:
             n_numbers = sum(tensor.numel() for tensor in loaded.tensors.values())
             click.echo(f"ok   {folder.name}  {len(loaded.tensors)} tensors, {n_numbers} numbers")
@@ -97,7 +99,7 @@ def diff(first: Path, second: Path) -> None:
     click.echo(f"A  {a.path}  step {a.step}\nB  {b.path}  step {b.step}\nsettings")
     settings = list(compare.differences(config.redacted(a.config), config.redacted(b.config)))
     for name, one, other in settings:
-        click.echo(f"  {_printable(name)}: {json.dumps(one)} -> {json.dumps(other)}")
+        click.echo(f"  {printable(name)}: {json.dumps(one)} -> {json.dumps(other)}")
     if not settings:
         click.echo("  same")
     click.echo("positions")
@@ -105,10 +107,10 @@ def diff(first: Path, second: Path) -> None:
         click.echo(line)
     click.echo("tensors (|B - A| / |A|)")
     for name, told in compare.tensor_changes(a, b):
-        click.echo(f"  {_printable(name):<36} {told}")
+        click.echo(f"  {printable(name):<36} {told}")
     click.echo("host state")
     for name, told in compare.host_changes(a, b):
-        click.echo(f"  {_printable(name):<48} {told}")
+        click.echo(f"  {printable(name):<48} {told}")
 
 
 def rollback(target: Path, to: str) -> None:
@@ -178,7 +180,7 @@ def _moves(before: Positions, after: Positions) -> list[str]:
             told = "same" if one == other else f"{one} -> {other}"
             if isinstance(one, int) and isinstance(other, int) and one != other:
                 told += f" ({other - one:+d})"
-            lines.append(f"  {_printable(f'{source} {partition}')}: {_printable(told)}")
+            lines.append(f"  {printable(f'{source} {partition}')}: {printable(told)}")
     return lines or ["  none"]
 
 
@@ -199,12 +201,7 @@ def _read(folder: Path) -> Loaded:
     try:
         return snapshot.read(folder)
     except CheckpointError as error:
-        raise ConfigError(_printable(error)) from error
-
-
-def _printable(text: Any) -> str:
-    """Without control characters: a forged snapshot must not steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in str(text))
+        raise ConfigError(printable(str(error))) from error
 
 
 def _size(n_bytes: int) -> str:

@@ -92,7 +92,7 @@ class Console:
 
     def note(self, text: str) -> None:
         """Print lines that stay, above the live line."""
-        lines = "".join(f"{_printable(line)}\n" for line in text.splitlines())
+        lines = "".join(f"{printable(line)}\n" for line in text.splitlines())
         with self._lock:
             if self.interactive and self._drawn is not None:
                 lines = f"{_CLEAR}{lines}{self._live_line(self._drawn)}"
@@ -156,8 +156,8 @@ def line(progress: Progress, columns: int | None = None) -> str:
         "events": f"{human(progress.events)} events",
         "rate": f"{human(progress.events_per_s)}/s",
         "loss": compared(progress.loss, progress.baseline_loss, progress.baseline),
-        "rule": _printable(progress.rule) or "-",
-        "lag": f"lag {_printable(progress.lag) or '-'}",
+        "rule": printable(progress.rule) or "-",
+        "lag": f"lag {printable(progress.lag) or '-'}",
         "saved": "saved -" if age_s is None else f"saved {duration(age_s)} ago",
     }
     text = "  ".join(fields.values())
@@ -174,7 +174,7 @@ def line(progress: Progress, columns: int | None = None) -> str:
 
 def compared(loss: float | None, baseline_loss: float | None, baseline: str) -> str:
     """E.g. "loss 0.031, 39% below persistence"; losses not positive stand side by side."""
-    ours, theirs, name = _known(loss), _known(baseline_loss), _printable(baseline)
+    ours, theirs, name = _known(loss), _known(baseline_loss), printable(baseline)
     text = f"loss {human(ours)}"
     if ours is None or theirs is None or not name:
         return text
@@ -217,6 +217,6 @@ def _known(number: float | None) -> float | None:
     return None if number is None or math.isnan(number) else number
 
 
-def _printable(text: str) -> str:
-    # what came from a stream may carry escape sequences; a terminal obeys them
+def printable(text: str) -> str:
+    """Fit for a terminal, which obeys escape sequences: what came from a stream may hold some."""
     return "".join(each if each.isprintable() else "?" for each in text)

@@ -13,6 +13,7 @@ import click
 from stream_rnn import config
 from stream_rnn.assembly import settings
 from stream_rnn.config import ConfigError
+from stream_rnn.console import printable
 from stream_rnn.control.client import NoAnswer, ask
 
 VERBS = {
@@ -50,10 +51,10 @@ def command(target: Path, verb: str, argument: str | None, patience_s: float | N
             raise ConfigError(text)
         if answer.get("late"):
             raise NoAnswer(text)
-        raise click.ClickException(_printable(text))
+        raise click.ClickException(printable(text))
     if "status" in answer:
         text = json.dumps(answer["status"], indent=2)
-    click.echo("\n".join(_printable(line) for line in text.splitlines()))
+    click.echo("\n".join(printable(line) for line in text.splitlines()))
 
 
 def _directory(target: Path) -> Path:
@@ -63,8 +64,3 @@ def _directory(target: Path) -> Path:
     tables = config.load(target)
     settings.require_sound(tables)
     return Path(settings.build_state(tables).dir)
-
-
-def _printable(text: str) -> str:
-    # what came from a stream may carry escape sequences; a terminal obeys them
-    return "".join(each if each.isprintable() else "?" for each in text)

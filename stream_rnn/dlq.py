@@ -91,10 +91,10 @@ def _letters(target: Path) -> Iterator[Letter | Damaged]:
 def _path(target: Path) -> Path:
     """The dead-letter file of a configuration or a state folder."""
     if target.is_dir():
-        return target / "dead_letters.jsonl"
+        return target / settings.LETTERS
     tables = config.load(target)
     table = config.build("[dead_letter]", tables.get("dead_letter", {}), settings.DeadLetters)
-    return Path(table.path or Path(settings.build_state(tables).dir) / "dead_letters.jsonl")
+    return table.file(settings.build_state(tables).dir)
 
 
 def _show(letter: Letter, as_lines: bool, is_first: bool) -> None:

@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"spi", "frame", "learner", "codec", "features", "lanes", "tasks", "scores"},
     "runtime": {"spi", "config", "engine", "notify"} | AT_THE_SIDE,
     "tuning": {"config", "assembly", "runtime"},
-    "ctl": {"config", "assembly", "control"},
+    "ctl": {"config", "assembly", "console", "control"},
     "assembly": {"spi", "config", "lanes", "tasks", "health", "overload"} | CORE,
     "journal": {"spi", "checkpoint"},
     "producer": set(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from stream_rnn import config
@@ -13,6 +14,7 @@ from stream_rnn.overload import Overload
 
 MOST_READERS = 64  # each has a network of its own
 LONGEST_WINDOW = 1_000_000  # of the breaker: 8 MB
+LETTERS = "dead_letters.jsonl"  # in the state folder, unless [dead_letter] says otherwise
 MOST_THREADS = 1024  # torch starts them all, and dies of too many
 MOST_AT_ONCE = 1_000_000  # events are held in memory while they wait for their tick
 
@@ -67,6 +69,10 @@ class DeadLetters:
 
     def __post_init__(self) -> None:
         _require(self, 0, "keep_bytes")
+
+    def file(self, state_dir: str) -> Path:
+        """The file, where the state is in that folder."""
+        return Path(self.path or Path(state_dir) / LETTERS)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from stream_rnn.config import ConfigError
 from stream_rnn.spi import SettingError, require_port
 from stream_rnn.top.place import DEFAULT, Place, parse
 
-LETTERS = "dead_letters.jsonl"  # the file in the state folder
-
 
 def command(target: str | None, state: Path | None, token: str | None, cacert: Path | None) -> None:
     """Draw the screen until a person leaves it.
@@ -63,7 +61,7 @@ def destination(target: str, state: Path | None) -> tuple[Place, Path | None, Pa
         raise ConfigError(
             f"top {target}: a folder; name the configuration, or an address with --state {target}"
         )
-    letters = None if state is None else state / LETTERS
+    letters = None if state is None else state / settings.LETTERS
     if path.is_file():
         return _configured(path, state, letters)
     if path.suffix == ".toml":
@@ -88,7 +86,7 @@ def _configured(
     if state is None:
         state = Path(settings.build_state(tables).dir)
         kept = config.build("[dead_letter]", tables.get("dead_letter", {}), settings.DeadLetters)
-        letters = Path(kept.path) if kept.path else state / LETTERS
+        letters = kept.file(str(state))
     try:
         require_port(table.address)  # as the daemon reads it: with a port, without a scheme
         place = parse(table.address)

@@ -13,7 +13,7 @@ _LONG_AGO_S = 86_400.0 * 9_999
 def clean(value: object, most: int = 300) -> str:
     """A text from anybody, in one line: what a terminal would obey becomes "?"."""
     text = value if isinstance(value, str) else ""
-    shown = "".join(each if each.isprintable() else "?" for each in text[: most + 1])
+    shown = console.printable(text[: most + 1])
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
