@@ -60,7 +60,7 @@ _CONTROL = 64  # messages other than events that a connection may have in our qu
 _ASK_S = 1.0  # a producer is asked for the same missing event once per so long
 _SWEEP_S = 0.25
 _NONCES = 16  # former lives of a producer that are remembered
-_LINGER_MS = 500  # for the last acknowledgment at the end
+_LINGER_MS = 2000  # at most, for the last acknowledgment at the end
 
 
 @dataclass(slots=True, eq=False)

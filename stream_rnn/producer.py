@@ -455,10 +455,12 @@ class Producer:
         kind = head[:5]
         if kind in (WELCOME, ACK) and len(head) == 5 + _STATUS.size:
             turn, *status = _STATUS.unpack_from(head, 5)
-            if turn == self._turn and (self._live or kind == WELCOME):
-                with self._changed:
+            with self._changed:
+                if turn == self._turn and (self._live or kind == WELCOME):
                     self._status(kind == WELCOME, *status)
-                    self._changed.notify_all()
+                else:  # an answer to an earlier HELLO: what was durable then still is
+                    self._forget(status[1])
+                self._changed.notify_all()
         elif kind == STRANGER:
             self._live = False
             if self._refused is None:

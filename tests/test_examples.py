@@ -137,9 +137,12 @@ def test_the_zeromq_router_example_learns_each_line_once(workplace: Path) -> Non
     command = [sys.executable, str(EXAMPLES / "producer.py"), "power.jsonl", "--id", "meter-1"]
     command += ["--connect", f"tcp://127.0.0.1:{port}"]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}) as producer:
-        for n in (10, 14):  # what the first run leaves comes to the second
-            commands.run(Path("zeromq_router.toml"), n, fresh=False)
-        assert producer.wait(10) == 0
+        try:
+            for n in (10, 14):  # what the first run leaves comes to the second
+                commands.run(Path("zeromq_router.toml"), n, fresh=False)
+            assert producer.wait(60) == 0
+        finally:
+            producer.kill()
     made = predictions("state/zeromq_router/predictions.jsonl")
     assert [line["id"] for line in made] == [f"producer/meter-1:{n}" for n in range(1, 25)]
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 import zmq
 
 from connectors.zeromq_router import ZeromqRouterSource
-from stream_rnn.producer import Producer, Refused
+from stream_rnn.producer import ACK, DATA, HELLO, WELCOME, Producer, Refused
 from stream_rnn.spi import Event, Position
 
 ROOT = Path(__file__).parents[1]
@@ -265,6 +266,33 @@ def test_flush_waits_for_the_snapshot(address: str, closing: Closing) -> None:
     daemon.saves = True
     assert producer.flush(5)
     assert (producer.acknowledged, producer.n_kept) == (10, 0)
+
+
+def test_an_acknowledgment_that_answers_an_older_hello_still_counts(
+    address: str, closing: Closing
+) -> None:
+    """A source's last word before it ends must not be lost because the producer had asked anew."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        router.set(zmq.LINGER, 0)
+        router.bind(address)
+        producer = closing(producer_of(address))
+        sender = threading.Thread(target=lambda: send(producer, 1, 3))
+        sender.start()
+        while True:
+            route, *frames = router.recv_multipart()
+            if frames[0].startswith(HELLO):
+                turn = int.from_bytes(frames[0][13:21], "big")
+                router.send_multipart([route, WELCOME + status(turn, last=0, acked=0)])
+            elif frames[0].startswith(DATA) and frames[0].endswith(b"\x03"):
+                break
+        sender.join()
+        router.send_multipart([route, ACK + status(turn - 1, last=3, acked=3)])
+        producer.flush(60)
+        assert producer.acknowledged == 3
+
+
+def status(turn: int, last: int, acked: int) -> bytes:
+    return struct.pack(">QQQQQQQ", turn, last, acked, last, 1000, 1 << 20, 1 << 20)
 
 
 def test_a_full_buffer_blocks_until_a_snapshot_makes_room(address: str, closing: Closing) -> None:
