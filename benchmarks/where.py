@@ -35,9 +35,9 @@ STAGES = {  # function -> stage
     "Engine._prepare": "features",
     "Frames.clear": "step: frame",
     "Frames.put": "step: frame",
-    "Learner.step": "step: learner",
+    "Learner.run": "step: learner",
     "Library.ticks": "step: library",
-    "tick_of": "step: outcome",
+    "ticks_of": "step: outcome",
     "Engine._score": "score",
     "Engine._finish": "lines",
     "Outputs.write": "emit",
@@ -45,6 +45,7 @@ STAGES = {  # function -> stage
     "Breaker.count": "metrics, health",
     "Runtime._housekeeping": "metrics, health",
     "Engine.feed": "the engine between them",
+    "Engine.learn_waiting": "the engine between them",
     "Runtime.run": "the loop between them",
 }
 

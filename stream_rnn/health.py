@@ -120,6 +120,27 @@ class Governor:
         is_on = self._limits["lag_s"] is not None or self._limits["lag_events"] is not None
         return is_on and self._reads(self._tick + 1)
 
+    def calm_ticks(self) -> int:
+        """Coming ticks up to the first after which it may read or move though all are sound."""
+        after = LONGEST
+        if any(limit is not None for limit in self._limits.values()):
+            after = self.every - self._tick % self.every
+        wait = self.cooldown * self._patience // 2 if self.level else 64 * self.cooldown
+        if self.level or self._patience > 1:
+            after = min(after, wait - (self._tick - self._since))
+        return max(after, 1)
+
+    def observe_calm(self, n: int, seconds: float) -> None:
+        """Take `n` sound ticks, less than `calm_ticks`: the same as as many calls of `observe`.
+
+        Args:
+            n: ticks.
+            seconds: each of them took.
+        """
+        self._tick += n
+        if self._limits["slow"] is not None:
+            self._ticks_s.extend([seconds] * min(n, self.every))
+
     def observe(
         self,
         unsound: bool,

@@ -91,8 +91,15 @@ class Learner:
         """One tick: by the plan for these parts if there is one, else as it is written here."""
         return self._step_by_plan(frame) or self._step(frame)
 
-    def run(self, block: Block, start: int = 0) -> Outcomes:
+    @property
+    def takes_runs(self) -> bool:
+        """Whether `run` may take more than one tick at once now, if losses have no weights."""
+        return self._plan_now(None) is not None
+
+    def run(self, block: Block, start: int = 0, end: int | None = None) -> Outcomes:
         """The ticks of the block from `start` on, as many as can be taken at once: at least one.
+
+        Those from `end` on are left alone; None: the block's end.
 
         What is learned is bit for bit what a `step` of each gives, however a stream is cut into
         blocks. Without a plan one tick is taken. With one it is as many as differ in their events
@@ -100,13 +107,14 @@ class Learner:
         after one that whoever watches must hear of at once (credit that restarted, an update that
         was refused). Settings (`teaches`, the ladder) belong between two runs.
         """
-        if not 0 <= start < len(block):
-            raise ValueError(f"start must be in 0..{len(block) - 1}, got {start}")
+        end = len(block) if end is None else end
+        if not 0 <= start < end <= len(block):
+            raise ValueError(f"expected 0 <= start < end <= {len(block)}, got {start} and {end}")
         plan = self._plan_now(block.weight_TB)
         if plan is not None:
             frozen = self.teaches == "nothing"
             rows = (block.x_TBI, block.y_TBQ, block.live_TB, block.scored_TB)
-            ticked = plan.run(*rows, start, frozen)
+            ticked = plan.run(*rows, start, end, frozen)
             if ticked is not None:
                 return Outcomes(*ticked)
         return Outcomes.of(self.step(block.frame(start)))

@@ -64,14 +64,14 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one value. A clock running backwards counts as 0, NaN and inf as beyond all."""
+    def observe(self, value: float, n: int = 1) -> None:
+        """Count a value `n` times. A clock running backwards: as 0; NaN and inf: beyond all."""
         if not 0.0 <= value < math.inf:  # a hostile timestamp must not turn the sum into NaN
             value, slot = 0.0, 0 if value < 0.0 else -1
         else:
             slot = bisect_left(self.bounds, value)
-        self.counts[slot] += 1
-        self.total += value
+        self.counts[slot] += n
+        self.total += n * value
 
 
 class Description(NamedTuple):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from typing import Any
 
 import pytest
 
@@ -274,3 +276,40 @@ def test_a_state_that_is_no_way_down_is_refused() -> None:
 def test_senseless_limits_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be positive and finite, got"):
         Governor(levels=2, **{name: value})
+
+
+# Many calm ticks at once -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"noise_limit": 0.5}, {"tick_budget_us": 100.0}, {"lag_limit_events": 10}],
+    ids=lambda limits: next(iter(limits), "none"),
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_calm_ticks_told_together_are_the_same_as_one_by_one(
+    limits: dict[str, Any], seed: int
+) -> None:
+    settings = {"trips": 2, "window": 30, "cooldown": 40, "every": 10, "readings": 2} | limits
+    dice = random.Random(seed)
+    apart, together = Governor(3, **settings), Governor(3, **settings)
+
+    def tell(governor: Governor, unsound: bool, seconds: float) -> None:
+        noise = 1.0 if governor.wants_noise else None
+        lag = Lag(events=20) if governor.wants_lag else None
+        governor.observe(unsound, seconds, noise, lag)
+
+    levels = set()
+    for _ in range(2000):
+        seconds = dice.choice([5e-5, 2e-4])
+        n = dice.randint(1, min(together.calm_ticks(), 60))
+        unsound = dice.random() < 0.1
+        for i in range(n):
+            tell(apart, unsound and i == n - 1, seconds)
+            assert i == n - 1 or apart.level == together.level
+        if n > 1:
+            together.observe_calm(n - 1, seconds)
+        tell(together, unsound, seconds)
+        assert together.state_dict() == apart.state_dict()
+        levels.add(together.level)
+    assert levels == {0, 1, 2}

@@ -45,7 +45,7 @@ class Attempt:
 
     Attributes:
         first: ordinal.
-        n: 1, or what a block holds.
+        n: 1, or what a run of blocks holds.
         identity: of the first event; see `quarantine.identity_of`.
     """
 

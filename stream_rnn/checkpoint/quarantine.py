@@ -38,7 +38,7 @@ class Suspect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         first, last: ordinals.
-        deaths: in a row, while the suspicion only narrowed.
+        deaths: in a row; anew when they narrowed it from a run to one of its blocks.
         alone: of these, the newest in a row that happened in one and the same event, alone.
         identity: of that event; 0 while there are several.
     """
@@ -95,10 +95,12 @@ def after_death(suspect: Suspect | None, attempt: Attempt) -> Suspect:
     was_single = suspect.alone > 0
     if is_single and was_single and suspect.identity != attempt.identity:
         return fresh  # another event at the same ordinal
+    first, last = max(suspect.first, attempt.first), min(suspect.last, attempt.last)
+    is_narrower = last - first < suspect.last - suspect.first
     return Suspect(
-        max(suspect.first, attempt.first),
-        min(suspect.last, attempt.last),
-        suspect.deaths + 1,
+        first,
+        last,
+        1 if is_narrower and not is_single else suspect.deaths + 1,
         suspect.alone + 1 if is_single and was_single else int(is_single),
         attempt.identity if is_single else 0,
     )

@@ -10,8 +10,8 @@ from stream_rnn.spi import Event
 class Attempts(Protocol):
     """Told by the engine, on its thread; see `runtime.attempts`.
 
-    `decoding` comes first, for the event alone; `decoded` if it then waits in an open block;
-    `learning` when its block closes; `done` after that. What happens outside of these is not the
+    `decoding` comes first, for the event alone; `decoded` if it may then wait for others;
+    `learning` when its run is complete; `done` after that. What happens outside of these is not the
     event's fault.
     """
 
@@ -20,6 +20,9 @@ class Attempts(Protocol):
 
     def is_alone(self, ordinal: int) -> bool:
         """Whether the event must be learned in a block of its own."""
+
+    def is_suspect(self, ordinal: int) -> bool:
+        """Whether the event's block must be learned in a run of its own."""
 
     def decoding(self, ordinal: int, event: Event) -> None:
         """The event is looked at from now on."""
@@ -42,6 +45,10 @@ class Unwatched:
         return None
 
     def is_alone(self, ordinal: int) -> bool:
+        """No event is."""
+        return False
+
+    def is_suspect(self, ordinal: int) -> bool:
         """No event is."""
         return False
 

@@ -2,7 +2,8 @@
 
 Nothing here reads a clock that influences anything, opens a connection or writes a file. A *block*
 is what one tick takes in: with `batching = "event"` one event, else several events of different
-lanes. Nothing that learns is touched before a block closes, so an open block can be dropped at any
+lanes. A *run* is several blocks that are learned together, in order and in the same bits as one by
+one. Nothing that learns is touched before a run is complete, so what waits can be dropped at any
 time and will come again.
 
 Longer than most: the whole way of an event through one tick can be read in one place.
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from stream_rnn.engine.attempts import Attempts, Unwatched
 from stream_rnn.engine.block import Item, OpenBlock
-from stream_rnn.engine.frames import Frames, Tick, moved, tick_of
+from stream_rnn.engine.frames import Frames, Tick, moved, tick_of, ticks_of
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Pending, Scored
+from stream_rnn.engine.run import MOST_NUMBERS, Waiting
 from stream_rnn.features.saved import count
 from stream_rnn.features.values import BadEvent
 from stream_rnn.lanes import Batching, Lanes
@@ -54,7 +56,7 @@ class Counts:
 
 
 @dataclass(slots=True)
-class _Run:
+class _Work:
     """One event while its steps are learned."""
 
     item: Item
@@ -63,6 +65,7 @@ class _Run:
     prediction: Any = None
     scored: list[Scored] = field(default_factory=list)
     rejected: bool = False
+    step: int = 0  # ticks learned when its last one was
 
 
 class Engine:
@@ -81,7 +84,8 @@ class Engine:
         replayed_until: ordinal up to which events were possibly emitted before.
         attempts: told of each event before and after it is attempted; knows which ones not to.
         on_event: told of each event, in order: the stage that refused it, or None.
-        on_tick: told of each tick, between two of them; may move the fallback ladder.
+        on_tick: told of each tick, between two of them; may move the fallback ladder. Of several
+            at once, all but the last of a piece of a run, if nothing happened in them.
         on_score: told of each scored prediction: the prediction, its target and its loss.
         drift: watches the losses, or None.
     """
@@ -115,6 +119,8 @@ class Engine:
         self.on_tick = on_tick
         self.on_score = on_score
         self.drift = drift
+        self.most_ticks: Callable[[], int] = lambda: 1  # that nobody must hear of one by one
+        self.stops_every: int | None = None  # events: a run ends where their count is a multiple
         self.probe_update = False  # ask for `update_ratio` of the next tick
         self.update_ratio: float | None = None
         self.counts = Counts()
@@ -127,22 +133,38 @@ class Engine:
         self._open = OpenBlock(size)
         self._pending = Pending(task)
         self._lines = Lines(task, source, keep_bytes)
-        self._frames = Frames(learner, lanes.capacity, task.inputs, task.weight is not None)
+        self.learn_in_runs(1)
+        self._rows: list[list[tuple[_Work, int]]] = []  # tick -> who steps in it, and which step
+
+    def learn_in_runs(self, most: int) -> None:
+        """Learn up to `most` blocks together from now on, where the learner takes several at once.
+
+        Who asks for more than one calls `end_of_poll` whenever no event comes for now.
+        """
+        learner, lanes, task = self.learner, self.lanes, self.task
+        numbers = lanes.capacity * max(task.inputs, learner.head.V_PF.shape[0])
+        weighted = task.weight is not None
+        ticks = 1 if weighted else max(1, min(most, MOST_NUMBERS // numbers))
+        self._waiting = Waiting(ticks, lambda: learner.takes_runs)
+        self._frames = Frames(learner, lanes.capacity, task.inputs, weighted, ticks)
 
     @property
     def at_boundary(self) -> bool:
-        """Whether no block is open: a snapshot taken now is exactly `positions`."""
-        return not len(self._open)
+        """Whether no event waits: a snapshot taken now is exactly `positions`."""
+        return not self._open and not self._waiting.events
 
     @property
     def fed(self) -> int:
-        """Events taken in the whole life of the model, those of the open block included."""
-        return self.ordinal + len(self._open)
+        """Events taken in the whole life of the model, those that wait included."""
+        return self.ordinal + self._waiting.events + len(self._open)
 
     def last_fed(self, partition: str) -> int | str | None:
-        """Position of the partition's newest event, be it in the open block."""
-        position = self._open.positions.get(partition)
-        return self.positions.get(partition) if position is None else position
+        """Position of the partition's newest event, be it one that waits."""
+        for positions in (self._open.positions, self._waiting.positions, self.positions):
+            position = positions.get(partition)
+            if position is not None:
+                return position
+        return None
 
     @property
     def block_size(self) -> int:
@@ -150,19 +172,25 @@ class Engine:
         return self._open.size
 
     def feed(self, event: Event) -> None:
-        """Take one event; may close a block."""
+        """Take one event; may close a block, and learn what waits."""
         start = perf_counter()
         ordinal = self.fed + 1
-        item = self._decoded(ordinal, event)
+        attempts, block = self.attempts, self._open
+        is_alone, by_block = attempts.is_alone(ordinal), attempts.is_suspect(ordinal)
+        if by_block:
+            self.learn_waiting()
+        may_wait = (self._waiting.begins() and not by_block) or block.size > 1
+        item = self._decoded(ordinal, event, may_wait)
         self.counts.seconds["decode"] += perf_counter() - start
-        is_alone = self.attempts.is_alone(ordinal)
-        if is_alone or not self._open.has_room_for(item):
+        if is_alone:
             self.close_block()
-        self._open.add(item)
-        if is_alone or self._open.is_full:
-            self.close_block()
+        elif not block.has_room_for(item):
+            self._close(by_block)
+        block.add(item)
+        if is_alone or block.is_full:
+            self._close(is_alone or by_block)
 
-    def _decoded(self, ordinal: int, event: Event) -> Item:
+    def _decoded(self, ordinal: int, event: Event, may_wait: bool) -> Item:
         item = Item(event)
         reason = self.attempts.poison(ordinal, event)
         if reason is not None:
@@ -177,7 +205,7 @@ class Engine:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
             item.letter = self._refused(event, error)
-        if self._open.size > 1:
+        if may_wait:
             self.attempts.decoded()
         return item
 
@@ -204,8 +232,10 @@ class Engine:
         kept = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
         frames.clear()
         frames.put_zeros(0)
+        block = frames.block(frames.ticks)
         for _ in range(min(learner.horizon, MOST_WARM_UP) + 1):
-            learner.step(frames.frame()).prediction_BP.tolist()  # sync: an assertion shows now
+            learner.run(block, 0, 1).prediction_TBP.tolist()  # sync: an assertion shows now
+        learner.run(block).prediction_TBP.tolist()
         frames.clear()
         learner.load_state_dict(kept)
 
@@ -213,50 +243,89 @@ class Engine:
         """The source had nothing more for now."""
         if self.batching == "time":
             self.close_block()
+        else:
+            self.learn_waiting()
 
     def drop_open_block(self) -> None:
         """Forget events that no tick has taken in; they are not in `positions`."""
         self._open.take()
+        self._waiting.take()
 
     def close_block(self) -> None:
-        """Run the open block through the learner."""
-        block = self._open.take()
-        if not block:
+        """Run the open block, and what waits before it, through the learner."""
+        self._close(at_once=True)
+
+    def _close(self, at_once: bool) -> None:
+        """Let the open block wait for its run, and learn that if it is complete."""
+        if self._open:
+            self._waiting.begins()
+            positions = dict(self._open.positions)
+            block = self._open.take()
+            at_once |= self._waiting.add(block, positions) or any(item.ends for item in block)
+            every = self.stops_every
+            at_once |= every is not None and self.fed // every > self.ordinal // every
+        if at_once:
+            self.learn_waiting()
+
+    def learn_waiting(self) -> None:
+        """Learn the blocks that wait; the open one stays open."""
+        n = self._waiting.events
+        if not n:
             return
-        runs: list[_Run] = []
+        blocks = self._waiting.take()
+        first = self.ordinal + 1
+        self.attempts.learning(first, n, blocks[0][0].event)
+        self.ordinal += n
+        done = [(block, self._laid_out(block)) for block in blocks]
+        self._learn_rows()
+        self._end_episodes(blocks[-1])  # an earlier one would have ended the run
         start = perf_counter()
-        self.attempts.learning(self.ordinal + 1, len(block), block[0].event)
-        self.ordinal += len(block)
-        for item in block:
-            if item.record is not None and item.letter is None:
-                try:
-                    runs.append(self._prepare(item, item.record))
-                except BadEvent as error:
-                    item.letter = self._refused(item.event, error)
-        self.counts.seconds["features"] += perf_counter() - start
-        for i in range(max([len(run.steps) for run in runs], default=0)):
-            self._tick([run for run in runs if len(run.steps) > i], i)
-        self._end_episodes(block)
-        start = perf_counter()
-        self._finish(block, runs)
+        for block, works in done:
+            self._finish(first, block, works)
+            first += len(block)
         self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
 
-    # One block ------------------------------------------------------------------------------------
+    # One run --------------------------------------------------------------------------------------
 
-    def _prepare(self, item: Item, record: Record) -> _Run:
+    def _laid_out(self, block: Sequence[Item]) -> list[_Work]:
+        """Give each event of a block its rows: step i of each of them in the i-th of its ticks."""
+        works: list[_Work] = []
+        start, stepped = perf_counter(), self.counts.seconds["step"]
+        for item in block:
+            if item.record is not None and item.letter is None:
+                try:
+                    works.append(self._prepare(item, item.record))
+                except BadEvent as error:
+                    item.letter = self._refused(item.event, error)
+        for i in range(max([len(work.steps) for work in works], default=0)):
+            if len(self._rows) >= self._frames.ticks:
+                self._learn_rows()
+            t, row = len(self._rows), []
+            for work in works:
+                if len(work.steps) > i:
+                    step = work.steps[i]
+                    self._frames.put(t, work.lane, step.x, step.y, step.weight)
+                    row.append((work, i))
+            self._rows.append(row)
+        stepped -= self.counts.seconds["step"]
+        self.counts.seconds["features"] += perf_counter() - start + stepped
+        return works
+
+    def _prepare(self, item: Item, record: Record) -> _Work:
         if self.lanes.find(item.key) is None:
             self.task.check(record)  # what cannot be used takes no lane from another key
         lane, anew = self.lanes.assign(item.key)
         if anew:
             self._reset_lane(lane)
-        return _Run(item, lane, self.task.steps(record, lane))
+        return _Work(item, lane, self.task.steps(record, lane))
 
     def _refused(self, event: Event, error: BadEvent) -> Record:
         self.task.features.count(error.issue)
         return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
+        self._learn_rows()  # the lane's last events still count for the key that loses it
         self.learner.reset(self._frames.only(lane))
         self.task.reset_lane(lane)
         self._pending.reset_lane(lane)
@@ -283,72 +352,83 @@ class Engine:
         if paid is not None:
             self.on_tick(tick_of(paid, perf_counter() - start, paid=True))
 
-    def _tick(self, runs: Sequence[_Run], i: int) -> None:
-        """Step i of each run: one pass of the learner."""
-        start = perf_counter()
+    def _learn_rows(self) -> None:
+        """The ticks that are laid out, in as few pieces as nobody has to hear of in between."""
+        rows = self._rows
+        if not rows:
+            return
+        t, n, start = 0, len(rows), perf_counter()
+        block = self._frames.block(n)
+        while t < n:
+            before: list[Tensor] = []
+            most = self.most_ticks()
+            if self.probe_update:
+                before, most = [p.clone() for p in self.learner.parameters()], 1
+            outcomes = self.learner.run(block, t, min(n, t + most))
+            if self.probe_update:
+                self.update_ratio = moved(before, self.learner.parameters())
+                self.probe_update = False
+            predictions = outcomes.prediction_TBP.tolist()  # sync: the predictions are published
+            rejected = outcomes.rejected_TB.tolist()
+            seconds = perf_counter() - start
+            self.counts.seconds["step"] += seconds
+            self._waiting.took(seconds, len(outcomes))
+            for outputs, bad in zip(predictions, rejected, strict=True):
+                self.step += 1
+                for work, i in rows[t]:
+                    work.step = self.step
+                    if bad[work.lane]:
+                        work.rejected = True
+                    else:
+                        self._score(work, i, outputs[work.lane])
+                t += 1
+            for tick in ticks_of(outcomes, seconds):
+                self.on_tick(tick)
+            start = perf_counter()
+        rows.clear()
         self._frames.clear()
-        for run in runs:
-            step = run.steps[i]
-            self._frames.put(run.lane, step.x, step.y, step.weight)
-        frame = self._frames.frame()
-        before = [p.clone() for p in self.learner.parameters()] if self.probe_update else []
-        outcome = self.learner.step(frame)
-        if self.probe_update:
-            self.update_ratio = moved(before, self.learner.parameters())
-            self.probe_update = False
-        predictions = outcome.prediction_BP.tolist()  # sync: the predictions are published
-        rejected = outcome.rejected_B.tolist()
-        self.step += 1
-        seconds = perf_counter() - start
-        self.counts.seconds["step"] += seconds
-        for run in runs:
-            if rejected[run.lane]:
-                run.rejected = True
-            else:
-                self._score(run, i, predictions[run.lane])
-        self.on_tick(tick_of(outcome, seconds))
 
-    def _score(self, run: _Run, i: int, outputs: list[float]) -> None:
+    def _score(self, work: _Work, i: int, outputs: list[float]) -> None:
         """Keep the prediction made at this step, and score the one that fell due."""
-        step = run.steps[i]
+        step = work.steps[i]
         natural = self.task.natural(outputs, step)
-        name = self._lines.id_of(run.item.event)
-        if i == len(run.steps) - 1:
-            run.prediction = self.task.publish(natural, step)
+        name = self._lines.id_of(work.item.event)
+        if i == len(work.steps) - 1:
+            work.prediction = self.task.publish(natural, step)
         else:
             name += f"#{i}"
-        scored = self._pending.settle(run.lane, name, natural, step.target)
+        scored = self._pending.settle(work.lane, name, natural, step.target)
         if scored is None:
             return
         self.counts.scored += 1
-        run.scored.append(scored)
+        work.scored.append(scored)
         if self.drift is not None:
             self.drift.update(scored.loss)
         if self.on_score is not None:
             self.on_score(scored.prediction, scored.target, scored.loss)
 
-    def _finish(self, block: Sequence[Item], runs: Sequence[_Run]) -> None:
+    def _finish(self, first: int, block: Sequence[Item], works: Sequence[_Work]) -> None:
         """Predictions, dead letters and positions, in the order of the events."""
-        by_event = {id(run.item): run for run in runs}
-        first = self.ordinal - len(block) + 1
+        by_event = {id(work.item): work for work in works}
+        step = max([work.step for work in works], default=self.step)
         for ordinal, item in enumerate(block, first):
-            run = by_event.get(id(item))
-            if run is not None and run.rejected:
+            work = by_event.get(id(item))
+            if work is not None and work.rejected:
                 reason = "the step came out non-finite or absurd; nothing was learned from it"
                 item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
                 self.counts.unsound_in_a_row += 1
             if item.letter is not None:
                 self.counts.rejected[item.letter["stage"]] += 1
                 self.letters.append(item.letter)
-            elif run is not None:
+            elif work is not None:
                 self.counts.unsound_in_a_row = 0
                 replayed = ordinal <= self.replayed_until
                 line = self._lines.prediction(
                     item.event,
                     item.key,
-                    run.prediction,
-                    run.scored,
-                    step=self.step,
+                    work.prediction,
+                    work.scored,
+                    step=step,
                     replayed=replayed,
                 )
                 self.outputs.append(line)

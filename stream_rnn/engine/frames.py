@@ -1,6 +1,6 @@
-"""Between host and device: the rows of a tick on their way in, what became of it on its way out.
+"""Between host and device: the rows of ticks on their way in, what became of them on their way out.
 
-Letters as everywhere: B lanes, I inputs, Q what the head is taught.
+Letters as everywhere: T ticks, B lanes, I inputs, Q what the head is taught.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_rnn.frame import Frame, Outcome
+from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.learner import Learner
 
 _mode = threading.local()
 
 
 class Frames:
-    """The frame of the coming tick: buffers made once, filled lane by lane.
+    """The coming ticks: buffers made once, filled lane by lane.
 
     Args:
         learner: whose device and number type the frames have.
         n_lanes: B.
         n_inputs: I.
         weighted: whether losses have weights.
+        ticks: T, for which there is room.
     """
 
     def __init__(
-        self, learner: Learner, n_lanes: int, n_inputs: int, weighted: bool = False
+        self,
+        learner: Learner,
+        n_lanes: int,
+        n_inputs: int,
+        weighted: bool = False,
+        ticks: int = 1,
     ) -> None:
         if weighted and learner.head.owns_update:
             raise ValueError(
@@ -39,56 +45,71 @@ class Frames:
                 'head_optimizer = { kind = "adam" }, or leave the weight out'
             )
         parameter = learner.head.V_PF
+        self.ticks = ticks
         self._device, dtype = parameter.device, parameter.dtype
         pin = self._device.type == "cuda"
         n_targets = learner.head.loss_function.n_targets
-        self._host = Frame(
-            torch.zeros(n_lanes, n_inputs, dtype=dtype, pin_memory=pin),
-            torch.zeros(n_lanes, n_targets, dtype=dtype, pin_memory=pin),
-            torch.zeros(n_lanes, dtype=torch.bool, pin_memory=pin),
-            torch.zeros(n_lanes, dtype=torch.bool, pin_memory=pin),
-            torch.ones(n_lanes, dtype=dtype, pin_memory=pin) if weighted else None,
+        shape = (ticks, n_lanes)
+        self._host = Block(
+            torch.zeros(*shape, n_inputs, dtype=dtype, pin_memory=pin),
+            torch.zeros(*shape, n_targets, dtype=dtype, pin_memory=pin),
+            torch.zeros(shape, dtype=torch.bool, pin_memory=pin),
+            torch.zeros(shape, dtype=torch.bool, pin_memory=pin),
+            torch.ones(shape, dtype=dtype, pin_memory=pin) if weighted else None,
         )
+        self._first = self._host.frame(0)
         # the same memory: numpy takes a list of numbers as a row, a tensor does not
-        self._x_BI: np.ndarray[Any, Any] = self._host.x_BI.numpy()
-        self._y_BQ: np.ndarray[Any, Any] = self._host.y_BQ.numpy()
-        self._live_B: np.ndarray[Any, Any] = self._host.live_B.numpy()
-        self._scored_B: np.ndarray[Any, Any] = self._host.scored_B.numpy()
-        weight_B = self._host.weight_B
-        self._weight_B = None if weight_B is None else weight_B.numpy()
+        self._x_TBI: np.ndarray[Any, Any] = self._host.x_TBI.numpy()
+        self._y_TBQ: np.ndarray[Any, Any] = self._host.y_TBQ.numpy()
+        self._live_TB: np.ndarray[Any, Any] = self._host.live_TB.numpy()
+        self._scored_TB: np.ndarray[Any, Any] = self._host.scored_TB.numpy()
+        weight_TB = self._host.weight_TB
+        self._weight_TB = None if weight_TB is None else weight_TB.numpy()
 
     def clear(self) -> None:
-        """No lane has an event."""
-        self._live_B.fill(False)
-        self._scored_B.fill(False)
+        """No lane has an event in any tick."""
+        self._live_TB.fill(False)
+        self._scored_TB.fill(False)
 
     def put(
-        self, lane: int, x: Sequence[float], y: Sequence[float] | None, weight: float = 1.0
+        self,
+        t: int,
+        lane: int,
+        x: Sequence[float],
+        y: Sequence[float] | None,
+        weight: float = 1.0,
     ) -> None:
-        """The lane's event; without `y` nothing is learned from it."""
-        self._x_BI[lane] = x
-        self._live_B[lane] = True
+        """The lane's event in tick `t`; without `y` nothing is learned from it."""
+        self._x_TBI[t, lane] = x
+        self._live_TB[t, lane] = True
         if y is not None:
-            self._y_BQ[lane] = y
-            self._scored_B[lane] = True
-        if self._weight_B is not None:
-            self._weight_B[lane] = weight
+            self._y_TBQ[t, lane] = y
+            self._scored_TB[t, lane] = True
+        if self._weight_TB is not None:
+            self._weight_TB[t, lane] = weight
 
     def put_zeros(self, lane: int) -> None:
-        """A made-up event of which something can be learned."""
-        self.put(lane, [0.0] * self._x_BI.shape[1], [0.0] * self._y_BQ.shape[1])
+        """Made-up events in every tick, of which something can be learned."""
+        x, y = [0.0] * self._x_TBI.shape[2], [0.0] * self._y_TBQ.shape[2]
+        for t in range(self.ticks):
+            self.put(t, lane, x, y)
 
     def frame(self) -> Frame:
-        """What was put since `clear`, on the device; valid until the next `clear`."""
+        """The first tick, on the device; valid until the next `clear`."""
+        return self._first if self._device.type == "cpu" else self.block(1).frame(0)
+
+    def block(self, n: int) -> Block:
+        """At least the first `n` ticks, on the device; valid until the next `clear`."""
+        host = self._host
         if self._device.type == "cpu":
-            return self._host
-        host, weight_B = self._host, self._host.weight_B
-        return Frame(
-            self._there(host.x_BI),
-            self._there(host.y_BQ),
-            self._there(host.live_B),
-            self._there(host.scored_B),
-            None if weight_B is None else self._there(weight_B),
+            return host  # the very same tensors each time: who knows their addresses may keep them
+        weight_TB = host.weight_TB
+        return Block(
+            self._there(host.x_TBI[:n]),
+            self._there(host.y_TBQ[:n]),
+            self._there(host.live_TB[:n]),
+            self._there(host.scored_TB[:n]),
+            None if weight_TB is None else self._there(weight_TB[:n]),
         )
 
     def _there(self, tensor: Tensor) -> Tensor:
@@ -96,24 +117,25 @@ class Frames:
 
     def only(self, lane: int) -> Tensor:
         """A mask of that lane, on the device."""
-        lanes_B = torch.zeros(len(self._live_B), dtype=torch.bool)
+        lanes_B = torch.zeros(self._live_TB.shape[1], dtype=torch.bool)
         lanes_B[lane] = True
         return lanes_B.to(self._device)
 
     def every(self) -> Tensor:
         """A mask of all lanes, on the device."""
-        return torch.ones(len(self._live_B), dtype=torch.bool, device=self._device)
+        return torch.ones(self._live_TB.shape[1], dtype=torch.bool, device=self._device)
 
 
 class Tick(NamedTuple):
-    """What the runtime is told of each tick; a tuple, as one is made per event.
+    """What the runtime is told of a tick, or of several calm ones; a tuple, as many are made.
 
     Attributes:
-        seconds: duration of the learner's step.
+        seconds: duration of the learner's step; of one among several, their mean.
         learned: lanes whose loss entered the gradient.
         restarted: lanes whose influence restarted (bad credit).
         refused: whether a gradient was refused because it was not finite.
         locked: whether the parameters had to wait (only windows with `every` > 1).
+        n: ticks it stands for: more than one only if nothing restarted and nothing was refused.
     """
 
     seconds: float
@@ -121,6 +143,7 @@ class Tick(NamedTuple):
     restarted: int
     refused: bool
     locked: bool = False
+    n: int = 1
 
 
 def tick_of(outcome: Outcome, seconds: float, *, paid: bool = False) -> Tick:
@@ -132,6 +155,16 @@ def tick_of(outcome: Outcome, seconds: float, *, paid: bool = False) -> Tick:
     if outcome.updated is not None and (learned or paid) and not restarted:
         refused = not bool(outcome.updated)
     return Tick(seconds, learned, restarted, refused, locked=outcome.updated is None)
+
+
+def ticks_of(outcomes: Outcomes, seconds: float) -> tuple[Tick, ...]:
+    """The outcomes of a run that took `seconds` in all: the calm ticks together, then the last."""
+    n = len(outcomes)
+    last = tick_of(outcomes.outcome(n - 1), seconds / n)
+    if n == 1:
+        return (last,)
+    learned = int(outcomes.learned_TB[:-1].sum())
+    return (last._replace(learned=learned, restarted=0, refused=False, n=n - 1), last)
 
 
 def moved(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

@@ -124,9 +124,10 @@ class Plan:
         live_TB: Tensor,
         scored_TB: Tensor,
         start: int,
+        end: int,
         frozen: bool,
     ) -> tuple[Ticked, int, int, bool] | None:
-        """Ticks from `start` on, as many as differ in their rows alone.
+        """Ticks from `start` on, at most up to `end`, as many as differ in their rows alone.
 
         Returns:
             Outcomes, of which rows from .. up to .. are those of the ticks that were taken, and
@@ -138,7 +139,7 @@ class Plan:
                 return None
             self._addresses = tuple(each.data_ptr() for each in rows)
             self._last, self._is_block = rows, True
-        n = min(len(x_TBI) - start, self._recurrent.calm_ticks())
+        n = min(end - start, self._recurrent.calm_ticks())
         if not self._recurrent.ready(tick, frozen, n):
             return None
         (x, y, live, scored), (of_x, of_y, of_B) = self._addresses, self._bytes

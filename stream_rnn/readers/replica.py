@@ -90,7 +90,7 @@ class Replica:
                     state[0] = rows[i]
 
     def _look(self, x: Sequence[float]) -> list[float]:
-        self._frames.put(0, x, None)
+        self._frames.put(0, 0, x, None)
         prediction_BP, rejected_B = self._learner.look(self._frames.frame())
         outputs: list[float] = prediction_BP[0].tolist()
         if bool(rejected_B[0]):

@@ -43,6 +43,7 @@ class Attempts:
         self._beyond: dict[int, int] = {}  # id(verdict) -> snapshots of this process beyond it
         self._poison: dict[int, Verdict] = {}
         self._alone = range(0)
+        self._suspects = range(0)
         self._is_begun = False
 
     def open(self, block: int) -> None:
@@ -74,10 +75,14 @@ class Attempts:
         which = f"event {suspect.first}"
         if suspect.last > suspect.first:
             which = f"events {suspect.first}..{suspect.last}"
-        if suspect.deaths < REPEATS or block == 1:
-            more = "it is tried again as it was"
+        among = range(suspect.first, suspect.last + 1)
+        self._suspects = among
+        if len(among) > block:
+            more = "tried again block by block, which leaves the same bits"
+        elif suspect.deaths < REPEATS or block == 1:
+            more = "tried again as it was"
         else:
-            self._alone = range(suspect.first, suspect.last + 1)
+            self._alone = among
             more = "fed one by one this time, which leaves bit-identity with an undisturbed run"
         _log.warning(
             "the process died %d time(s) in a row while it worked on %s; %s",
@@ -102,6 +107,10 @@ class Attempts:
     def is_alone(self, ordinal: int) -> bool:
         """Whether the event must be learned in a block of its own."""
         return ordinal in self._alone
+
+    def is_suspect(self, ordinal: int) -> bool:
+        """Whether the event's block must be learned in a run of its own."""
+        return ordinal in self._suspects
 
     def decoding(self, ordinal: int, event: Event) -> None:
         """The event is looked at from now on."""

@@ -139,6 +139,9 @@ class Control:
         self._over = "the daemon is leaving"
         text = "the daemon ended before this was done; see its log"
         left = [answer for _, _, answer in self._inbox] + self._drains
+        self._awaited.settle(
+            False
+        )  # what has become of the last snapshot is known, if it was taken
         left += self._awaited.abandon()
         self._inbox.clear()
         self._drains.clear()

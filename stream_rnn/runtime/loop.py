@@ -34,6 +34,7 @@ from stream_rnn.runtime.watch import Watch
 from stream_rnn.spi import EndOfStream, Guarantee, NotConnected, Sink, Source
 
 POLL_S = 0.2
+RUN = 256  # blocks that are learned together, at most; the clock makes it fewer where they are slow
 DRAIN_S = 5.0  # for what waits in the queues of a source that cannot rewind
 
 
@@ -146,6 +147,9 @@ class Runtime:
             snapshot=self._snapshot,
         )
         engine.on_tick, engine.on_event = self._on_tick, self.breaker.count
+        engine.learn_in_runs(RUN)
+        engine.most_ticks = governor.calm_ticks
+        engine.stops_every = None if store is None else schedule.every_events
 
     def restore(self, loaded: Loaded) -> None:
         """Continue from a snapshot, before `run`; raises ConfigError if it does not fit."""
@@ -258,6 +262,7 @@ class Runtime:
         engine, rewinds = self.engine, self._rewinds()
         if self.ladder is not None and self.intake.policy == "predict_only":
             self.ladder.teaching.ask("overload", "nothing" if taken.is_over else "all")
+        timestamps: list[float] = []  # of events that wait
         for event in taken.items:
             if self.stopping and rewinds:  # what cannot come again is learned before we leave
                 break
@@ -272,22 +277,33 @@ class Runtime:
             if self.readers is not None:
                 self.readers.publish_if_asked()
             if event.timestamp is not None:
-                self.metrics.end_to_end_seconds.observe(time.time() - event.timestamp)
-            if self.checkpointing.due() or self._move_is_unsaved():
-                self._snapshot()
+                timestamps.append(event.timestamp)
             if self.control.waiting:  # a batch may take long
+                engine.learn_waiting()
                 self._serve()
+            if engine.at_boundary:
+                self._reached(timestamps)
         else:
             engine.end_of_poll()
+            self._reached(timestamps)
             if engine.at_boundary and taken.resume:
                 engine.positions = dict(taken.resume)
         self.metrics.events_in[SOURCE] += taken.received
         self.outputs.write()
         fault("after_write")
 
+    def _reached(self, timestamps: list[float]) -> None:
+        """Events with these timestamps were learned, or wait in an open block."""
+        for timestamp in timestamps:
+            self.metrics.end_to_end_seconds.observe(time.time() - timestamp)
+        timestamps.clear()
+        if self.checkpointing.due() or self._move_is_unsaved():
+            self._snapshot()
+
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""
-        fault("in_tick")
+        for _ in range(tick.n):
+            fault("in_tick")
         self.watch.on_tick(tick)
         self.moves.on_tick(tick)
 

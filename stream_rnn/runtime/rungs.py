@@ -85,8 +85,11 @@ class Moves:
             self._ladder.move(self._governor.level)
 
     def on_tick(self, tick: Tick) -> None:
-        """After each tick, before the next one."""
+        """After each tick, before the next one; after several only if they cannot bring a move."""
         governor, ladder = self._governor, self._ladder
+        if tick.n > 1:
+            governor.observe_calm(tick.n, tick.seconds)
+            return
         level = governor.observe(
             tick.restarted > 0 or tick.refused,
             tick.seconds,

@@ -122,19 +122,19 @@ class Watch:
             self._say_alive_at = self._notifier.alive(now)
 
     def on_tick(self, tick: Tick) -> None:
-        """Count one tick."""
+        """Count a tick, or several calm ones."""
         self.beat()  # one event may be many ticks
         m = self._metrics
-        m.tick_seconds.observe(tick.seconds)
+        m.tick_seconds.observe(tick.seconds, tick.n)
         m.credit_resets += tick.restarted
         if tick.restarted:
             m.update_skips["bad_credit"] += 1
         elif tick.refused:
             m.update_skips["refused"] += 1
         elif self._engine.learner.teaches != "all":
-            m.update_skips[next(iter(self._restricted_by()), "fallback")] += 1
+            m.update_skips[next(iter(self._restricted_by()), "fallback")] += tick.n
         elif tick.locked:
-            m.update_skips["locked"] += 1
+            m.update_skips["locked"] += tick.n
         if self.feed.watchers:
             self._showing.on_tick(tick.seconds)
             self.publish_if_due()  # a poll's events may take many seconds

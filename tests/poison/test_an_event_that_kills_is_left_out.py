@@ -180,7 +180,7 @@ def test_in_a_block_of_eight_the_culprit_is_found_and_the_other_seven_are_learne
 
     assert poisoned.deaths() == 5  # the block twice, then the event three times
 
-    assert poisoned.log.count("events 25..32; it is tried again as it was") == 1
+    assert poisoned.log.count("events 25..32; tried again as it was") == 1
     assert "events 25..32; fed one by one" in poisoned.log
     (letter,) = poisoned.lines("state/dead_letters.jsonl")
     assert letter["stage"] == "poison"

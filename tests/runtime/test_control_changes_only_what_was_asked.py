@@ -255,6 +255,7 @@ def test_nothing_frozen_leaves_no_trace_in_a_snapshot(make: Make, tmp_path: Path
 
 def test_a_batch_that_takes_long_is_not_waited_for(make: Make) -> None:
     runtime = make(stream(60), limits={"poll_events": 60})
+    runtime.engine.learn_in_runs(1)  # event by event, as where a tick takes long
     count = runtime.engine.on_event
 
     def ask(refused: str | None) -> None:

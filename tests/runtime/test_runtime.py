@@ -319,6 +319,7 @@ def test_a_stop_ends_the_waiting_for_a_source(make: Make, opens: bool) -> None:
 
 
 def stop_at_tick(runtime: Runtime, n: int) -> None:
+    runtime.engine.learn_in_runs(1)  # event by event, as where a tick takes long
     on_tick = runtime.engine.on_tick
 
     def tick(told: Any) -> None:
@@ -413,6 +414,7 @@ def test_dead_letters_go_to_their_own_sink_only(make: Make) -> None:
 def test_it_is_ready_while_connected_and_learning(make: Make) -> None:
     told: list[tuple[list[str], dict[str, Any]]] = []
     runtime = make(ScriptedSource([*records(20), EndOfStream()]))
+    runtime.engine.learn_in_runs(1)  # event by event, as where a tick takes long
     on_tick = runtime.engine.on_tick
 
     def tick(each: Any) -> None:
@@ -432,6 +434,7 @@ def test_it_is_ready_while_connected_and_learning(make: Make) -> None:
 
 def test_it_is_not_ready_once_the_learner_refuses_event_after_event(make: Make) -> None:
     runtime = make(ScriptedSource([*records(130), EndOfStream()]))
+    runtime.engine.learn_in_runs(1)  # event by event, as where a tick takes long
     head = runtime.engine.learner.head
     told: list[list[str]] = []
     on_tick = runtime.engine.on_tick

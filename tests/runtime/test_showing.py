@@ -101,6 +101,7 @@ def test_watching_changes_nothing_that_is_learned() -> None:
 
 def test_a_long_poll_is_shown_while_it_is_worked_off() -> None:
     runtime = runtime_of(numbers(50), CollectorRegistry())
+    runtime.engine.learn_in_runs(1)  # event by event, as where a tick takes long
     runtime.watch.feed.join()
     runtime.run()  # one poll brings them all
     assert len({frame["events"] for frame in frames(runtime)}) > 10

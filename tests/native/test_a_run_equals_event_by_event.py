@@ -1,0 +1,180 @@
+"""Events that are learned together leave what they leave one by one: every bit, line and letter."""
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stream_rnn import app
+from stream_rnn.engine.attempts import Unwatched
+from stream_rnn.engine.engine import Engine
+from stream_rnn.engine.frames import Tick
+from stream_rnn.native import loading
+from stream_rnn.spi import Event
+
+ELEMENTWISE = {"cell": {"kind": "lru", "units": 4}}
+NOISY = {
+    "cell": {"kind": "lstm", "units": 4},
+    "credit": {"kind": "ok", "rank": 2},
+    "fallback": {"kind": "tbptt", "window": 4},
+}
+LOCKED = {
+    "cell": {"kind": "tanh", "units": 4},
+    "credit": {"kind": "tbptt", "window": 4, "every": 4},
+}
+WATCHED = NOISY | {"fidelity": {"every": 16, "window": 8}}
+LEARNERS = {"elementwise": ELEMENTWISE, "noisy": NOISY, "locked": LOCKED, "watched": WATCHED}
+FORECAST = {"kind": "forecast", "target": "y", "horizon": 2}
+SYMBOLS = {"kind": "next_symbol", "field": "text", "unit": "byte"}
+
+
+@pytest.fixture
+def engine(kernels: loading.Library) -> Callable[..., Engine]:
+    def make(run: int, learner: Any, **tables: Any) -> Engine:
+        defaults = {"source": {"kind": "synthetic"}, "task": FORECAST, "learner": learner}
+        one = app.build(defaults | tables).engine
+        one.learn_in_runs(run)
+        one.most_ticks = lambda: 1_000
+        return one
+
+    return make
+
+
+def events(n: int, keys: str = "a", **more: Any) -> list[Event]:
+    records: list[Any] = [
+        {"y": math.sin(i / 2) * 10 + i % 5, "id": keys[(7 * i + i // 3) % len(keys)]} | more
+        for i in range(n)
+    ]
+    records[n // 2]["y"] = None  # the features refuse it
+    records[n // 3]["y"] = 1e300
+    data = [json.dumps(record).encode() for record in records]
+    data[n // 4] = b"no JSON"
+    return [Event("p", i, each) for i, each in enumerate(data)]
+
+
+def learned(engine: Engine, stream: list[Event], poll: int = 10_000) -> dict[str, Any]:
+    """Feed it all, in polls of that many events; everything that can be seen afterwards."""
+    for start in range(0, len(stream), poll):
+        for event in stream[start : start + poll]:
+            engine.feed(event)
+        engine.end_of_poll()
+    tensors = {name: t.tolist() for name, t in engine.learner.state_dict().items()}
+    counts = engine.counts
+    return {
+        "outputs": engine.outputs,
+        "letters": engine.letters,
+        "host": json.loads(json.dumps(engine.state_dict())),
+        "tensors": tensors,
+        "positions": engine.positions,
+        "counts": (counts.applied, counts.scored, counts.replayed, counts.rejected),
+    }
+
+
+@pytest.mark.parametrize("poll", [1, 7, 1000])
+@pytest.mark.parametrize("run", [2, 16, 256])
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_however_a_stream_is_cut_into_runs_the_outcome_is_the_same(
+    learner: str, run: int, poll: int, engine: Callable[..., Engine]
+) -> None:
+    stream = events(90)
+    expected = learned(engine(1, LEARNERS[learner]), stream)
+    assert len(expected["outputs"]) == 87
+    assert learned(engine(run, LEARNERS[learner]), stream, poll) == expected
+
+
+@pytest.mark.parametrize("batching", ["event", "log"])
+@pytest.mark.parametrize("learner", ["elementwise", "noisy"])
+def test_with_many_keys_that_take_lanes_from_each_other(
+    learner: str, batching: str, engine: Callable[..., Engine]
+) -> None:
+    lanes = {"lanes": {"key": "id", "capacity": 3, "batching": batching}}
+    stream = events(120, "abcde")
+    expected = learned(engine(1, LEARNERS[learner], **lanes), stream)
+    assert expected["host"]["lanes"]["evictions"] > 10
+    assert learned(engine(64, LEARNERS[learner], **lanes), stream, 50) == expected
+
+
+def test_with_episodes_that_end_in_the_middle_of_a_poll(engine: Callable[..., Engine]) -> None:
+    lanes = {"lanes": {"key": "id", "capacity": 3, "end": "over"}}
+    stream = events(60, "ab")
+    for i in range(7, 60, 11):
+        stream[i] = Event(
+            "p", i, json.dumps({"y": i / 9, "id": "ab"[i % 2], "over": True}).encode()
+        )
+    expected = learned(engine(1, NOISY, **lanes), stream)
+    assert learned(engine(64, NOISY, **lanes), stream) == expected
+
+
+def test_with_events_of_several_ticks(engine: Callable[..., Engine]) -> None:
+    words = ["so", "", "it", "goes on", "and on" * 20]
+    stream = [Event("p", i, json.dumps({"text": words[i % 5] + "."}).encode()) for i in range(40)]
+    expected = learned(engine(1, ELEMENTWISE, task=SYMBOLS), stream)
+    assert expected["host"]["step"] > 500
+    assert learned(engine(32, ELEMENTWISE, task=SYMBOLS), stream, 9) == expected
+
+
+def test_a_run_is_told_in_pieces_that_add_up(engine: Callable[..., Engine]) -> None:
+    told: list[Tick] = []
+    one = engine(64, ELEMENTWISE)
+    one.most_ticks, one.on_tick = (lambda: 10), told.append
+    learned(one, events(64))
+    assert sum(tick.n for tick in told) == one.step == 61
+    assert max(tick.n for tick in told) == 9  # a piece of 10: the calm ones, and the last
+
+
+def test_a_run_ends_where_a_snapshot_is_due(engine: Callable[..., Engine]) -> None:
+    one = engine(64, ELEMENTWISE)
+    one.stops_every = 10
+    boundaries = []
+    for event in events(64):
+        one.feed(event)
+        if one.at_boundary:
+            boundaries.append(one.ordinal)
+    assert {10, 20, 30, 40, 50, 60} <= set(boundaries)
+    assert len(boundaries) < 20
+
+
+def test_what_waits_for_its_run_can_be_dropped_without_a_trace(
+    engine: Callable[..., Engine],
+) -> None:
+    stream = events(60)
+    expected = learned(engine(1, NOISY), stream)
+    one = engine(256, NOISY)
+    learned(one, stream[:30])
+    for event in stream[30:33]:
+        one.feed(event)
+    assert not one.at_boundary
+    assert (one.fed, one.ordinal, one.last_fed("p")) == (33, 30, 32)
+    one.drop_open_block()
+    assert (one.fed, one.last_fed("p")) == (30, 29)
+    assert learned(one, stream[30:]) == expected
+
+
+class Suspicious(Unwatched):
+    """Events 11 to 20 are those the last process died in."""
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, int]] = []
+
+    def is_suspect(self, ordinal: int) -> bool:
+        return 11 <= ordinal <= 20
+
+    def learning(self, first: int, n: int, event: Event) -> None:
+        self.runs.append((first, n))
+
+
+def test_suspects_are_learned_block_by_block(engine: Callable[..., Engine]) -> None:
+    one = engine(256, ELEMENTWISE)
+    one.attempts = watch = Suspicious()
+    learned(one, events(8))  # how long a run may be is known now
+    watch.runs.clear()
+    for event in events(40)[8:]:
+        one.feed(event)
+    one.end_of_poll()
+    assert [(first, n) for first, n in watch.runs if 11 <= first <= 20] == [
+        (first, 1) for first in range(11, 21)
+    ]
+    assert sum(n for _, n in watch.runs) == 32
+    assert max(n for _, n in watch.runs) > 1
