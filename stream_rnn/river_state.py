@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import struct
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from functools import cache, partial
@@ -25,6 +26,11 @@ from stream_rnn.checkpoint.files import CheckpointError
 
 MAX_OPAQUE_BYTES = 1 << 20  # an ADWIN over 100,000 values is 2 KB; a rolling quantile 8 B a value
 MAX_DEPTH = 32  # River nests about 8 deep; deeper is a cycle or an attack
+# The layout of an ADWIN's bytes: its settings; totals; how many buckets there are; the buckets,
+# each with how many values it may hold, how many it does, and two arrays; the settings again.
+_SETTINGS, _FIRST_BUCKET, _SETTINGS_AGAIN = 36, 92, 28  # bytes
+_COUNT = struct.Struct("<Q")
+_BUCKET = struct.Struct("<QQQ")
 REHEARSALS = 64  # two of ADWIN's default periods: its every code path has run once
 
 _OPAQUE = {
@@ -213,6 +219,10 @@ class _Loader:
             raise _refused(path, "expected base64", text) from error
         if len(data) > MAX_OPAQUE_BYTES:
             raise _refused(path, f"expected at most {MAX_OPAQUE_BYTES} bytes", len(data))
+        if not _has_sane_sizes(fresh.__getstate__(), data):
+            raise CheckpointError(
+                f"{path}: damaged opaque state: its settings or sizes make no sense"
+            )
         try:
             fresh.__setstate__(data)
             # Rust believes its bytes and panics later, at an update; so rehearse some.
@@ -226,6 +236,33 @@ class _Loader:
             raise CheckpointError(f"{path}: damaged opaque state: {error}") from error
         if accepted != data:
             raise CheckpointError(f"{path}: damaged opaque state: {len(data)} bytes, part unused")
+
+
+def _has_sane_sizes(fresh: bytes, data: bytes) -> bool:
+    """Whether an ADWIN's bytes hold the settings and the sizes of one that was built alike.
+
+    Rust takes memory by these numbers, and where there is not enough it ends the process. Bytes of
+    another object, or in a layout that is not known here, are not judged.
+    """
+    try:
+        most, _, length = _BUCKET.unpack_from(fresh, _FIRST_BUCKET)
+    except struct.error:
+        return True
+    size = _BUCKET.size + 8 * length + 8 + 8 * length
+    if len(fresh) != _FIRST_BUCKET + size + _SETTINGS_AGAIN or length != most + 1:
+        return True
+    ends = data[:_SETTINGS], data[-_SETTINGS_AGAIN:]
+    if ends != (fresh[:_SETTINGS], fresh[-_SETTINGS_AGAIN:]):
+        return False
+    n, rest = divmod(len(data) - _FIRST_BUCKET - _SETTINGS_AGAIN, size)
+    if n < 1 or rest or _COUNT.unpack_from(data, _FIRST_BUCKET - _COUNT.size) != (n,):
+        return False
+    for at in range(_FIRST_BUCKET, _FIRST_BUCKET + n * size, size):
+        its_most, used, its_length = _BUCKET.unpack_from(data, at)
+        (second,) = _COUNT.unpack_from(data, at + _BUCKET.size + 8 * length)
+        if (its_most, its_length, second) != (most, length, length) or used > length:
+            return False
+    return True
 
 
 def _plain(state: object, path: str, depth: int) -> Any:

@@ -305,7 +305,24 @@ def test_damaged_bytes_of_a_rust_object_are_refused(data: bytes | str) -> None:
 def test_bytes_that_would_panic_at_an_update_are_refused_at_once() -> None:
     data = bytearray(adwin_bytes())
     data[8:12] = bytes(4)  # its clock, by which it divides
-    with pytest.raises(CheckpointError, match="divisor of zero"):
+    with pytest.raises(CheckpointError, match="damaged opaque state"):
+        load(ADWIN(), adwin_with(bytes(data)))
+
+
+SIZES = {"settings": 12, "buckets": 84, "most": 92, "used": 100, "first": 108, "second": 164}
+
+
+@pytest.mark.parametrize("at", [*SIZES.values(), -20], ids=[*SIZES, "settings again"])
+@pytest.mark.parametrize("size", [0, 100, 2**31, 2**63])
+def test_no_memory_is_taken_for_sizes_that_make_no_sense(at: int, size: int) -> None:
+    """Rust ends the process where it gets no memory: a size of 2^31 asks for 17 GB."""
+    data = bytearray(adwin_bytes())
+    at %= len(data)
+    data[at : at + 8] = size.to_bytes(8, "little")
+    if at == SIZES["used"] and size == 0:
+        load(ADWIN(), adwin_with(bytes(data)))  # none of its values in use: that may be
+        return
+    with pytest.raises(CheckpointError, match="make no sense"):
         load(ADWIN(), adwin_with(bytes(data)))
 
 
