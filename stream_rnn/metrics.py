@@ -158,7 +158,10 @@ class Metrics(Collector):
         FILLS,
     )
 
-    tick_seconds: Histogram = _histogram("Duration of one tick, event taken to learned.", TICK_S)
+    tick_seconds: Histogram = _histogram(
+        "Duration of one tick, event taken to learned; the mean where many were learned together.",
+        TICK_S,
+    )
     stage_seconds: dict[str, float] = _counter(
         "Time spent, by stage; wait: polls that drained the source, and reconnecting.",
         "stage",
