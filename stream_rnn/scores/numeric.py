@@ -86,6 +86,18 @@ class NumericScores(Scores[NumericBaselines]):
         self.baselines.learn(lane, target)
         return mean_loss
 
+    def update_many(
+        self,
+        lanes: Sequence[int],
+        predictions: Sequence[Sequence[float] | None],
+        targets: Sequence[Sequence[float]],
+    ) -> list[float | None]:
+        """`update` of each, in order and bit for bit."""
+        return [
+            self.update(lane, prediction, target)
+            for lane, prediction, target in zip(lanes, predictions, targets, strict=True)
+        ]
+
     @override
     def live(self) -> tuple[float | None, dict[str, float | None]]:
         baselines = {

@@ -10,8 +10,8 @@ from stream_rnn.features.encoder import Features
 from stream_rnn.features.saved import items, row
 from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step
 from stream_rnn.tasks.numeric import LossName, Numeric
+from stream_rnn.tasks.steps import Step
 
 
 class Forecast(Numeric):

@@ -12,7 +12,8 @@ from stream_rnn.features.scaler import Scales
 from stream_rnn.features.values import number
 from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantile, Squared
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Objective, Scale, Step, Task, require_no_target
+from stream_rnn.tasks.base import Objective, Task, require_no_target
+from stream_rnn.tasks.steps import Scale, Step
 
 LossName = Literal["l1", "squared", "quantile", "gaussian"]
 
@@ -123,6 +124,15 @@ class Numeric(Task):
     ) -> float | None:
         assert isinstance(target, list)
         return self.scores.update(lane, prediction, target)
+
+    @override
+    def score_many(
+        self,
+        lanes: Sequence[int],
+        predictions: Sequence[Sequence[float] | None],
+        targets: Sequence[Any],
+    ) -> list[float | None]:
+        return self.scores.update_many(lanes, predictions, targets)
 
     @override
     def reset_lane(self, lane: int) -> None:

@@ -8,8 +8,9 @@ from stream_rnn.features.encoder import Features
 from stream_rnn.features.saved import row
 from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step, require_no_leak
+from stream_rnn.tasks.base import require_no_leak
 from stream_rnn.tasks.numeric import LossName, Numeric
+from stream_rnn.tasks.steps import Step
 
 
 class Regression(Numeric):
