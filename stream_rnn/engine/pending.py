@@ -117,6 +117,13 @@ class Pending:
         if not horizon:
             return fresh
         due: list[tuple[str, list[float]] | None] = []
+        first = self._waiting.get(lanes[0]) if lanes else None
+        if first is not None and len(first) <= horizon and lanes.count(lanes[0]) == len(lanes):
+            early = max(min(horizon - len(first), len(fresh)), 0)
+            first.extend(fresh)
+            due = [None] * early
+            due += [first.popleft() for _ in range(len(fresh) - early)]
+            return due
         for lane, new in zip(lanes, fresh, strict=True):
             waiting = self._waiting.get(lane)
             if waiting is None:

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from stream_rnn.columns import Array
 from stream_rnn.features.values import BadEvent, number, shown
-from stream_rnn.native.columns import Array
 from stream_rnn.spi import Record
 
 Cycle = Literal["hour", "day", "week", "month", "year"]

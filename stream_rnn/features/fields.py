@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stream_rnn.columns import Array
 from stream_rnn.features.cycles import Calendar
 from stream_rnn.features.values import ABSURD, MAX_CHARS, BadEvent, category, number
-from stream_rnn.native.columns import ISSUES, Array
+from stream_rnn.native.columns import ISSUES
 from stream_rnn.spi import Record
 
 NUMBERS = {float, int, bool}

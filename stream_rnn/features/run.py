@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stream_rnn.features.cycles import CYCLE_S
+from stream_rnn.columns import Array, at, behind, places, used
+from stream_rnn.features.cycles import CYCLE_S, Calendar
 from stream_rnn.features.fields import Numbers, categories, numbers, times
 from stream_rnn.features.values import BadEvent
-from stream_rnn.lagged import behind
-from stream_rnn.native.columns import FILLS, ISSUES, Array, Columns, Encoding, at, places, used
+from stream_rnn.native.columns import FILLS, ISSUES, Columns, Encoding
 from stream_rnn.spi import Record
 
 if TYPE_CHECKING:
@@ -161,13 +161,21 @@ class FeatureRun:
             features.issues[issue] = features.issues.get(issue, 0) + count
         column = self._remember(x_TI, column)
         if features.calendar is not None:
-            lengths = [CYCLE_S[cycle] for cycle in features.calendar.cycles]
-            harmonics = features.calendar.harmonics
-            self._library.waves(self._seconds_T[:n], lengths, harmonics, x_TI[:, column:])
+            self._waves(features.calendar, x_TI[:, column:])
             column += features.calendar.width
         for value in features.take_gap():
             x_TI[0, column] = value
         return x_TI
+
+    def _waves(self, calendar: Calendar, x_TI: Array) -> None:
+        """Write the calendar's columns, the first ones here."""
+        lengths = np.array([CYCLE_S[cycle] for cycle in calendar.cycles])
+        self._library.waves(
+            *(self._seconds_T.ctypes.data, len(x_TI), lengths.ctypes.data, len(lengths)),
+            harmonics=calendar.harmonics,
+            out=x_TI.ctypes.data,
+            width=x_TI.strides[0] // x_TI.itemsize,
+        )
 
     def _one_hot(
         self, name: str, chosen: Sequence[str | BadEvent], x_TI: Array, column: int, c: int

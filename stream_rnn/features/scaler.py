@@ -8,12 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from stream_rnn.columns import Array, places
 from stream_rnn.features.saved import MOST, count, finite, items
 from stream_rnn.features.values import BadEvent
-from stream_rnn.native.columns import SCALER, Array, Scaling, places
+from stream_rnn.native.columns import Scaling
 
 ABSURD_JUMP = 1e9  # no measurement is that many times the largest one seen
 WARM = 30  # values after which a scale is trusted
+PACKED = np.dtype(
+    [("n", "i8"), ("mean", "f8"), ("var", "f8"), ("std", "f8"), ("largest", "f8")], align=True
+)
+"""A `Scaler` as the native library knows it."""
 
 
 class Scaler:
@@ -132,7 +137,7 @@ class Scales:
                 rows.append([FRESH] * len(self._names))
             else:
                 rows.append([(s.n, s.mean, s.var, s.std, s.largest) for s in known.values()])
-        return np.array(rows, dtype=SCALER).reshape(len(rows), len(self._names))
+        return np.array(rows, dtype=PACKED).reshape(len(rows), len(self._names))
 
     def take(self, lanes: Sequence[int], table: Array) -> None:
         """Take back what `packed` gave for these lanes, or the first of them."""

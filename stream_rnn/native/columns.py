@@ -7,25 +7,17 @@ state; whoever calls packs it before a run and unpacks it after.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Hashable, Sequence
-from typing import Any, TypeVar
-
-import numpy as np
 
 _I, _D, _P = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
-Array = np.ndarray[Any, np.dtype[Any]]
-K = TypeVar("K", bound=Hashable)
-
-SCALER = np.dtype(
-    [("n", "i8"), ("mean", "f8"), ("var", "f8"), ("std", "f8"), ("largest", "f8")], align=True
-)
 ISSUES = ("clipped", "missing", "wrong_type", "non_finite", "absurd")
 """What `Encoding.count` counts, in its order."""
 FILLS = {"reject": 0, "previous": 1, "mean": 2}
 LEVEL, CHANGE, OWN = 0, 1, 2
 """What a target is to its scale: a level, a change, or one that its prediction must not know."""
-LOSSES = {"squared": 0, "absolute": 1, "quantile": 2, "gaussian": 3}
+FEW = 4
+"""Events, below which packing what is known costs more than a run saves."""
+SQUARED, ABSOLUTE, QUANTILE, GAUSSIAN = range(4)
 
 
 class Scaling(ctypes.Structure):
@@ -64,7 +56,8 @@ class Judgment(ctypes.Structure):
         *((name, _I) for name in ("T", "Q", "P", "N", "loss")),
         *((name, _D) for name in ("tau", "fading", "absurd", "most", "smallest_std", "log_2pi")),
         *((name, _I) for name in ("errors_for_std", "before")),
-        *((name, _P) for name in ("model", "recent", "pairs", "lane", "n", "sums", "newest")),
+        *((name, _P) for name in ("model", "recent", "pairs", "errors", "squared_errors")),
+        *((name, _P) for name in ("lane", "n", "sums", "newest")),
         *((name, _P) for name in ("prediction", "due", "target", "known", "has_known")),
         *((name, _P) for name in ("season", "has_season", "losses", "scored")),
     )
@@ -97,31 +90,25 @@ class Columns:
         return int(self._judge(judgment))
 
     def waves(
-        self, seconds_T: Array, lengths: Sequence[float], harmonics: int, x_TI: Array
+        self,
+        seconds: int,
+        n: int,
+        lengths: int,
+        n_cycles: int,
+        *,
+        harmonics: int,
+        out: int,
+        width: int,
     ) -> None:
-        """Sine and cosine of each cycle and its harmonics, into the first columns of `x_TI`."""
-        cycles = np.array(lengths)
-        width = x_TI.strides[0] // x_TI.itemsize
-        self._waves(
-            *(seconds_T.ctypes.data, len(seconds_T), cycles.ctypes.data, len(cycles)),
-            *(harmonics, x_TI.ctypes.data, width),
-        )
+        """Sine and cosine of each cycle and its harmonics.
 
-
-def at(array: Array | None) -> int | None:
-    """Where its numbers are, for a pointer; the array must live as long."""
-    return None if array is None else array.ctypes.data
-
-
-def places(keys: Sequence[K]) -> tuple[Array | None, list[K]]:
-    """Which of the different keys, in the order they come, each one is; None: all the first."""
-    if not keys or keys.count(keys[0]) == len(keys):
-        return None, list(keys[:1])
-    place: dict[K, int] = {}
-    found = [place.setdefault(key, len(place)) for key in keys]
-    return np.array(found, dtype=np.int64), list(place)
-
-
-def used(place_T: Array | None, n: int) -> int:
-    """How many different places the first n events have."""
-    return min(n, 1) if place_T is None else int(place_T[:n].max(initial=-1)) + 1
+        Args:
+            seconds: where the times are, `n` doubles.
+            n: rows.
+            lengths: where the cycles' lengths are, seconds.
+            n_cycles: of them.
+            harmonics: of each.
+            out: where the first row begins.
+            width: doubles from one row to the next.
+        """
+        self._waves(seconds, n, lengths, n_cycles, harmonics, out, width)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
+from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.per_lane import PerLane
 from stream_rnn.features.scaler import Scales
 from stream_rnn.features.values import BadEvent, number
 from stream_rnn.scores import ClassScores, NumericScores
 from stream_rnn.spi import Record
-from stream_rnn.tasks.steps import Array, Step, Steps
+from stream_rnn.tasks.steps import Step, Steps
 
 T = TypeVar("T")
 

@@ -7,12 +7,12 @@ from collections import deque
 import numpy as np
 from typing_extensions import override
 
+from stream_rnn.columns import Array, behind
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import items, row
 from stream_rnn.features.scaler import NEW_LANE
-from stream_rnn.lagged import behind
-from stream_rnn.native.columns import CHANGE, LEVEL, Array, Columns
+from stream_rnn.native.columns import CHANGE, LEVEL, Columns
 from stream_rnn.spi import Record
 from stream_rnn.tasks.numeric import LossName, Numeric
 from stream_rnn.tasks.steps import Step, Steps

@@ -9,20 +9,19 @@ from typing import Any, Literal
 import numpy as np
 from typing_extensions import override
 
+from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.scaler import Scales
 from stream_rnn.features.values import BadEvent, number
 from stream_rnn.native import loading
-from stream_rnn.native.columns import Array, Columns
+from stream_rnn.native.columns import FEW, Columns
 from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantile, Squared
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import Objective, Task, require_no_target
 from stream_rnn.tasks.steps import Scale, Step, Steps
 
 LossName = Literal["l1", "squared", "quantile", "gaussian"]
-
-FEW = 4  # events, below which packing the scales costs more than it saves
 
 LONGEST_SEASON = 1_000_000
 """Events: the seasonal baseline remembers as many targets of each lane."""

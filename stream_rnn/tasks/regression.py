@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
+from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import row
 from stream_rnn.features.scaler import NEW_LANE
-from stream_rnn.native.columns import OWN, Array, Columns
+from stream_rnn.native.columns import OWN, Columns
 from stream_rnn.spi import Record
 from stream_rnn.tasks.base import require_no_leak
 from stream_rnn.tasks.numeric import LossName, Numeric

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from stream_rnn.columns import Array
+
 Scale = tuple[float, float]
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Step(NamedTuple):

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from stream_rnn.columns import Array, at, places, used
 from stream_rnn.features.scaler import Scales
-from stream_rnn.native.columns import Array, Columns, Targets, at, places, used
+from stream_rnn.native.columns import Columns, Targets
 
 
 class Taught:

@@ -68,18 +68,19 @@ double loss_of(const Judgment& j, double point, double std, double target) {
   return 0.5 * (z * z + j.log_2pi) + log(std);
 }
 
-void judge_pair(const Judgment& j, Pair* pairs, const double* guess, double divisor, int64_t t, bool counted) {
+void judge_pair(const Judgment& j, int64_t baseline, const double* guess, double divisor, int64_t t, bool counted) {
   const double *target = j.target + t * j.Q, *prediction = j.prediction + t * j.P, *losses = j.losses + t * j.Q;
   for (int64_t q = 0; q < j.Q; q++) {
-    Pair& pair = pairs[q];
+    const int64_t at = baseline * j.Q + q;
+    Pair& pair = j.pairs[at];
     const double point = divisor ? guess[q] / divisor : guess[q];
     double std = 1.0;
     if (j.loss == GAUSSIAN_NATS) {
       const double error = point - target[q];
-      const bool enough = pair.errors >= j.errors_for_std;
-      if (enough) std = __builtin_sqrt(pair.squared_errors / double(pair.errors));
-      pair.errors++;
-      pair.squared_errors += error * error;
+      const bool enough = j.errors[at] >= j.errors_for_std;
+      if (enough) std = __builtin_sqrt(j.squared_errors[at] / double(j.errors[at]));
+      j.errors[at]++;
+      j.squared_errors[at] += error * error;
       if (!enough) continue;
     }
     const double loss = loss_of(j, point, std > j.smallest_std ? std : j.smallest_std, target[q]);
@@ -105,9 +106,9 @@ bool judge(const Judgment& j, int64_t t, int64_t lane) {  // false: not scored
     if (counted) add(j.model[q], prediction[q], target[q], losses[q], 1.0);
   }
   if (!j.n[lane]) return true;
-  judge_pair(j, j.pairs, j.newest + lane * j.Q, 0.0, t, counted);
-  if (j.season && j.has_season[t]) judge_pair(j, j.pairs + j.Q, j.season + t * j.Q, 0.0, t, counted);
-  judge_pair(j, j.pairs + (j.N - 1) * j.Q, j.sums + lane * j.Q, double(j.n[lane]), t, counted);
+  judge_pair(j, 0, j.newest + lane * j.Q, 0.0, t, counted);
+  if (j.season && j.has_season[t]) judge_pair(j, 1, j.season + t * j.Q, 0.0, t, counted);
+  judge_pair(j, j.N - 1, j.sums + lane * j.Q, double(j.n[lane]), t, counted);
   return true;
 }
 

@@ -67,10 +67,8 @@ struct Sums {               // scores/sums.py
   double n, loss, absolute, squared, size, mean, spread;
 };
 
-struct Pair {
+struct Pair {               // the model and a baseline over the same events, and the baseline fading
   Sums model, baseline, recent;
-  int64_t errors;
-  double squared_errors;
 };
 
 enum LossKind : int64_t { SQUARED_ERROR = 0, ABSOLUTE_ERROR = 1, PINBALL = 2, GAUSSIAN_NATS = 3 };
@@ -83,6 +81,8 @@ struct Judgment {           // forecasts that fell due, their targets, and the b
   Sums* model;              // (Q)
   Sums* recent;             // (Q)
   Pair* pairs;              // (N, Q): persistence, the season if N is 3, the mean
+  int64_t* errors;          // (N, Q)
+  double* squared_errors;   // (N, Q)
   const int64_t* lane;      // (T); null: the first
   int64_t* n;               // (L): targets in `sums`
   double* sums;             // (L, Q)

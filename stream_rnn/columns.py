@@ -1,12 +1,36 @@
-"""What stood some places back in each lane, for a run of events at once."""
+"""Runs of events as columns: lanes as places, and what stood some places back in each lane."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+
+def at(array: Array | None) -> int | None:
+    """Where its numbers are, for a pointer; the array must live as long."""
+    return None if array is None else array.ctypes.data
+
+
+def places(keys: Sequence[K]) -> tuple[Array | None, list[K]]:
+    """Which of the different keys, in the order they come, each one is; None: all the first."""
+    if not keys or keys.count(keys[0]) == len(keys):
+        return None, list(keys[:1])
+    place: dict[K, int] = {}
+    found = [place.setdefault(key, len(place)) for key in keys]
+    return np.array(found, dtype=np.int64), list(place)
+
+
+def used(place_T: Array | None, n: int) -> int:
+    """How many different places the first n events have."""
+    return min(n, 1) if place_T is None else int(place_T[:n].max(initial=-1)) + 1
 
 
 def behind(
