@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from stream_rnn.features.per_lane import PerLane
@@ -74,6 +74,63 @@ class Pending:
         # without a prediction too: the baselines learn the target
         loss = self._task.score(lane, None if due is None else due[1], target)
         return None if due is None or loss is None else Scored(*due, target, loss)
+
+    def settle_many(
+        self,
+        lanes: Sequence[int],
+        names: Sequence[str],
+        predictions: Sequence[list[float]],
+        targets: Sequence[list[float] | int | None],
+    ) -> list[Scored | None]:
+        """`settle` of several steps, in order and bit for bit; what the learner refused left out.
+
+        Args:
+            lanes: where each step was made.
+            names: ids of the new predictions.
+            predictions: the new ones.
+            targets: of these steps.
+        """
+        due = self._due(lanes, names, predictions)
+        known = [t for t, target in enumerate(targets) if target is not None]
+        if len(known) == len(targets):
+            losses = self._task.score_many(lanes, [old and old[1] for old in due], targets)
+        else:
+            losses = [None] * len(targets)
+            scored = self._task.score_many(
+                [lanes[t] for t in known],
+                [old and old[1] for old in map(due.__getitem__, known)],
+                [targets[t] for t in known],
+            )
+            for t, loss in zip(known, scored, strict=True):
+                losses[t] = loss
+        return [
+            None if old is None or loss is None or target is None else Scored(*old, target, loss)
+            for old, target, loss in zip(due, targets, losses, strict=True)
+        ]
+
+    def _due(
+        self, lanes: Sequence[int], names: Sequence[str], predictions: Sequence[list[float]]
+    ) -> Sequence[tuple[str, list[float]] | None]:
+        """What falls due at each step; the new ones wait."""
+        fresh = list(zip(names, predictions, strict=True))
+        horizon = self._task.horizon
+        if not horizon:
+            return fresh
+        due: list[tuple[str, list[float]] | None] = []
+        first = self._waiting.get(lanes[0]) if lanes else None
+        if first is not None and len(first) <= horizon and lanes.count(lanes[0]) == len(lanes):
+            early = max(min(horizon - len(first), len(fresh)), 0)
+            first.extend(fresh)
+            due = [None] * early
+            due += [first.popleft() for _ in range(len(fresh) - early)]
+            return due
+        for lane, new in zip(lanes, fresh, strict=True):
+            waiting = self._waiting.get(lane)
+            if waiting is None:
+                waiting = self._waiting[lane] = deque()
+            due.append(waiting.popleft() if len(waiting) >= horizon else None)
+            waiting.append(new)
+        return due
 
     def reset_lane(self, lane: int) -> None:
         """Another key takes the lane."""

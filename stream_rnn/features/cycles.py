@@ -7,6 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from stream_rnn.columns import Array
 from stream_rnn.features.values import BadEvent, number, shown
 from stream_rnn.spi import Record
 
@@ -18,6 +21,7 @@ CYCLE_S: dict[str, float] = {
     "month": 2629746.0,
     "year": 31556952.0,
 }
+MOST_S = 1e11  # beyond, they are milliseconds
 MONDAY = dt.datetime(1970, 1, 5)  # noqa: DTZ001 - wall-clock arithmetic, weeks start on Monday
 
 
@@ -57,7 +61,7 @@ class Calendar:
 
     def encode(self, record: Record) -> list[float]:
         """Raises BadEvent if the field is missing or no time."""
-        seconds = self._seconds(record)
+        seconds = self.seconds(record)
         out: list[float] = []
         for cycle in self.cycles:
             turn = 2 * math.pi * (seconds / CYCLE_S[cycle])
@@ -65,7 +69,12 @@ class Calendar:
                 out += (math.sin(h * turn), math.cos(h * turn))
         return out
 
-    def _seconds(self, record: Record) -> float:
+    def of_numbers(self, value_T: Array) -> Array:
+        """`seconds` of many numbers."""
+        return np.where(np.abs(value_T) > MOST_S, value_T / 1000, value_T) - 4 * 86400.0
+
+    def seconds(self, record: Record) -> float:
+        """Since a Monday, 0:00; raises BadEvent."""
         value = record.get(self.field)
         if isinstance(value, str):
             try:
@@ -75,6 +84,6 @@ class Calendar:
                 raise BadEvent("wrong_type", text) from None
             return (time.replace(tzinfo=None) - MONDAY).total_seconds()
         seconds = number(record, self.field)
-        if abs(seconds) > 1e11:
+        if abs(seconds) > MOST_S:
             seconds /= 1000
         return seconds - 4 * 86400.0

@@ -86,25 +86,25 @@ class Features:
         self.gap = gap
         self._shed = 0  # events, since the last one that was taken in; 0 unless `gap`
         self.issues: dict[str, int] = {}
-        self._scales = Scales(self.numeric, memory, by_lane=scaling == "lane")
+        self.scales = Scales(self.numeric, memory, by_lane=scaling == "lane")
         self._remembers = bool(self.lags) or missing == "previous"
-        self._history: PerLane[dict[str, deque[float]]] = PerLane(
+        self.history: PerLane[dict[str, deque[float]]] = PerLane(
             saved=lambda fields: {name: list(past) for name, past in fields.items()},
-            restored=lambda fields: {name: self._past(name, past) for name, past in fields.items()},
+            restored=lambda fields: {name: self.past(name, past) for name, past in fields.items()},
             copied=lambda fields: {name: past.copy() for name, past in fields.items()},
         )
-        self._expected = {*self.numeric, *self.vocabularies}
+        self.expected = {*self.numeric, *self.vocabularies}
         if calendar is not None:
-            self._expected.add(calendar.field)
+            self.expected.add(calendar.field)
 
     def expect(self, *names: str | None) -> None:
         """Fields that something else reads (a target, a key): they are not counted as extra."""
-        self._expected |= {name for name in names if name is not None}
+        self.expected |= {name for name in names if name is not None}
 
     @property
     def width(self) -> int:
         """I, numbers per event."""
-        room = sum(self._room(name) for name in self.vocabularies)
+        room = sum(self.room(name) for name in self.vocabularies)
         lags = sum(len(back) for back in self.lags.values())
         calendar = self.calendar.width if self.calendar else 0
         return len(self.numeric) + room + lags + calendar + self.gap
@@ -124,12 +124,12 @@ class Features:
 
     def encode(self, record: Record, lane: int) -> list[float]:
         """One row of `width` numbers; learns the scales, or raises BadEvent and learns nothing."""
-        scalers = self._scales.of(lane)
+        scalers = self.scales.of(lane)
         values = [self._number(record, name, scalers[name], lane) for name in self.numeric]
         chosen = {name: self._choose(record, name) for name in self.vocabularies}
         time = self._time(record)
         # nothing below can fail: from here on the event counts
-        if not record.keys() <= self._expected:
+        if not record.keys() <= self.expected:
             self.count("extra")
         row: list[float] = []
         for scaler, (value, is_measured) in zip(scalers.values(), values, strict=True):
@@ -143,14 +143,14 @@ class Features:
         standardized = dict(zip(self.numeric, row, strict=True)) if self._remembers else {}
         for name, choice in chosen.items():
             row += self._one_hot(name, choice)
-        return row + self._lagged(standardized, lane) + time + self._gap()
+        return row + self._lagged(standardized, lane) + time + self.take_gap()
 
     def pass_over(self, n: int) -> None:
         """Events were shed: the next one that is taken in tells how many."""
         if self.gap:
             self._shed += n
 
-    def _gap(self) -> list[float]:
+    def take_gap(self) -> list[float]:
         if not self.gap:
             return []
         shed, self._shed = self._shed, 0
@@ -160,7 +160,7 @@ class Features:
         """Raise BadEvent if `encode` would in a lane that starts anew. Changes nothing."""
         issues = dict(self.issues)
         try:
-            for name, scaler in self._scales.of(NEW_LANE).items():
+            for name, scaler in self.scales.of(NEW_LANE).items():
                 self._number(record, name, scaler, NEW_LANE)
             for name in self.vocabularies:
                 self._choose(record, name)
@@ -177,23 +177,23 @@ class Features:
         twin = copy.copy(self)
         twin.issues = dict(self.issues)
         twin.vocabularies = {name: list(values) for name, values in self.vocabularies.items()}
-        twin._scales = self._scales.copied(lane)
-        twin._history = self._history.copied(lane)
+        twin.scales = self.scales.copied(lane)
+        twin.history = self.history.copied(lane)
         return twin
 
     def check(self, name: str, value: float, lane: int) -> None:
         """Raise BadEvent for a value out of all proportion to its field's."""
         if name in self.numeric:
-            self._scales.of(lane)[name].check(name, value)
+            self.scales.of(lane)[name].check(name, value)
 
     def reset_lane(self, lane: int) -> None:
         """Another key takes the lane."""
         self.end_episode(lane)
-        self._scales.reset_lane(lane)
+        self.scales.reset_lane(lane)
 
     def end_episode(self, lane: int) -> None:
         """The lane's next event has no past; the scales of its key stay."""
-        self._history.pop(lane, None)
+        self.history.pop(lane, None)
 
     def _number(self, record: Record, name: str, scaler: Scaler, lane: int) -> tuple[float, bool]:
         """The field's value, and whether it was measured (or filled in)."""
@@ -204,7 +204,7 @@ class Features:
             if self.missing == "reject" or scaler.n == 0:
                 raise
             self.count(error.issue)
-            past = self._history.get(lane, {}).get(name)
+            past = self.history.get(lane, {}).get(name)
             if self.missing == "previous" and past:
                 return scaler.unscale(past[-1]), False
             return scaler.mean, False
@@ -222,11 +222,11 @@ class Features:
             self.count(error.issue)
             return None
 
-    def _room(self, name: str) -> int:
+    def room(self, name: str) -> int:
         return self.max_categories if name in self._open else len(self.vocabularies[name])
 
     def _one_hot(self, name: str, choice: str | None) -> list[float]:
-        known, room = self.vocabularies[name], self._room(name)
+        known, room = self.vocabularies[name], self.room(name)
         row = [0.0] * room
         if choice is None:
             return row
@@ -240,17 +240,17 @@ class Features:
 
     def _lagged(self, standardized: Mapping[str, float], lane: int) -> list[float]:
         """Earlier values of the lane (0, the mean, where there are none), then remember these."""
-        history = self._history.setdefault(lane, {})
+        history = self.history.setdefault(lane, {})
         out: list[float] = []
         for name, back in self.lags.items():
             past = history.get(name, ())
             out += [past[-b] if len(past) >= b else 0.0 for b in back]
         for name, value in standardized.items():
             if name in self.lags or self.missing == "previous":
-                history.setdefault(name, self._past(name)).append(value)
+                history.setdefault(name, self.past(name)).append(value)
         return out
 
-    def _past(self, name: str, values: Sequence[float] = ()) -> deque[float]:
+    def past(self, name: str, values: Sequence[float] = ()) -> deque[float]:
         if values:
             values = [finite(value, f"the history of {name}") for value in values]
         return deque(values, maxlen=self.lags[name][-1] if name in self.lags else 1)
@@ -262,9 +262,9 @@ class Features:
     def state_dict(self) -> dict[str, Any]:
         """Plain values, JSON-able."""
         return {
-            "scalers": self._scales.state_dict(),
+            "scalers": self.scales.state_dict(),
             "vocabularies": {name: self.vocabularies[name] for name in sorted(self._open)},
-            "history": self._history.state_dict(),
+            "history": self.history.state_dict(),
             "issues": self.issues,
             # only where it is asked for, so that other models' states stay as they were
             **({"shed": self._shed} if self.gap else {}),
@@ -272,7 +272,7 @@ class Features:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
-        self._scales.load_state_dict(state["scalers"])
+        self.scales.load_state_dict(state["scalers"])
         known = state["vocabularies"]
         if set(known) != self._open:
             raise ValueError(
@@ -282,7 +282,7 @@ class Features:
             name: texts(values, f"the categories of {name}", self.max_categories)
             for name, values in known.items()
         }
-        self._history.load_state_dict(state["history"])
+        self.history.load_state_dict(state["history"])
         self.issues = {name: count(n, "the issues") for name, n in state["issues"].items()}
         if not self.issues.keys() <= ISSUES:  # a metric's label
             raise ValueError(f"state of the issues: unknown {sorted(self.issues)[:5]}")

@@ -6,11 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stream_rnn.features.saved import count, finite, items
+import numpy as np
+
+from stream_rnn.columns import Array, places
+from stream_rnn.features.saved import MOST, count, finite, items
 from stream_rnn.features.values import BadEvent
+from stream_rnn.native.columns import Scaling
 
 ABSURD_JUMP = 1e9  # no measurement is that many times the largest one seen
 WARM = 30  # values after which a scale is trusted
+PACKED = np.dtype(
+    [("n", "i8"), ("mean", "f8"), ("var", "f8"), ("std", "f8"), ("largest", "f8")], align=True
+)
+"""A `Scaler` as the native library knows it."""
 
 
 class Scaler:
@@ -83,6 +91,9 @@ class Scaler:
         self.std = math.sqrt(self.var) if self.var > 0 else 1.0
 
 
+FRESH = (0, 0.0, 0.0, 1.0, 0.0)
+"""A `Scaler` that has seen nothing, as the library's numbers."""
+
 NEW_LANE = -1
 """Stands for a lane that starts anew: it has no past, and nothing is kept for it."""
 
@@ -112,6 +123,35 @@ class Scales:
         if lane != NEW_LANE:
             self._of_lane[lane] = fresh
         return fresh
+
+    def packed(self, lanes: Sequence[int]) -> Array:
+        """The scales of these lanes as rows of the library's numbers; keeps nothing for a new one.
+
+        Args:
+            lanes: as `places` gives them, different ones.
+        """
+        rows: list[list[tuple[float, ...]]] = []
+        for lane in lanes:
+            known = self._of_lane.get(lane)
+            if known is None:
+                rows.append([FRESH] * len(self._names))
+            else:
+                rows.append([(s.n, s.mean, s.var, s.std, s.largest) for s in known.values()])
+        return np.array(rows, dtype=PACKED).reshape(len(rows), len(self._names))
+
+    def take(self, lanes: Sequence[int], table: Array) -> None:
+        """Take back what `packed` gave for these lanes, or the first of them."""
+        for lane, row in zip(lanes, table.tolist(), strict=False):
+            for scaler, numbers in zip(self.of(lane).values(), row, strict=True):
+                scaler.n, scaler.mean, scaler.var, scaler.std, scaler.largest = numbers
+
+    def places(self, lanes: Sequence[int]) -> tuple[Array | None, list[int]]:
+        """Which scales each event has, of those of the lanes that are named."""
+        return places(lanes) if self._by_lane else (None, [0] if lanes else [])
+
+    def scaling(self, clip: float) -> Scaling:
+        """What the library must know of all of them."""
+        return Scaling(min(self._memory, MOST), WARM, ABSURD_JUMP, clip)
 
     def copied(self, lane: int | None = None) -> Scales:
         """The same scales, sharing nothing that changes; what one lane sees, if one is named."""

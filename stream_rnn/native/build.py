@@ -19,6 +19,8 @@ FLAGS = (
     *("-std=gnu++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
     *("-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-Wall", "-Wextra"),
 )
+# for columns.cpp, whose numbers are those of Python's own arithmetic, bit for bit
+EXACT = ("-ffp-contract=off", "-fno-builtin")
 # machine -> variant -> flags, best first; VL floats fill one vector
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -53,7 +55,7 @@ def folder() -> Path:
 
 def built_path() -> Path:
     """The file of these sources, these flags and this kind of machine, built or not."""
-    digest = hashlib.sha256(repr((platform.machine(), FLAGS, variants())).encode())
+    digest = hashlib.sha256(repr((platform.machine(), FLAGS, EXACT, variants())).encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".cpp", ".hpp"):
             digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -80,6 +82,9 @@ def build() -> Path:
             source = str(SOURCES / "kernels.cpp")
             command = (compiler, *FLAGS, *flags, f"-DKERNELS={name}", "-c", source)
             compilers.append(running.enter_context(_start(*command, "-o", objects[-1])))
+        objects.append(f"{scratch}/columns.o")
+        columns = (compiler, *FLAGS, *EXACT, "-c", str(SOURCES / "columns.cpp"))
+        compilers.append(running.enter_context(_start(*columns, "-o", objects[-1])))
         for process in compilers:
             _finish(process)
         listed = "-DVARIANTS(X)=" + " ".join(f"X({name})" for name in variants())

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stream_rnn.native.build import built_path
+from stream_rnn.native.columns import Columns
 
 _I, _D, _P = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
@@ -104,6 +105,7 @@ class Library:
         variant: its name, e.g. "avx512".
         runs: the names of all instruction sets it has that this processor runs, best first.
         path: the file.
+        columns: features and scores of many events.
     """
 
     def __init__(self, path: Path, wanted: str | None = None) -> None:
@@ -124,6 +126,7 @@ class Library:
         self.variant: str = names[chosen[0]]
         self._index = chosen[0]
         self._dll = dll
+        self.columns = Columns(dll)
         dll.srn_work_bytes.restype = ctypes.c_int64
         dll.srn_work_bytes.argtypes = (_I, ctypes.POINTER(Observation))
         dll.srn_plan_bytes.restype = ctypes.c_int64

@@ -47,7 +47,7 @@ class Baselines(ABC, Generic[L]):
     def _empty(self) -> L:
         """The memory of a lane before its first target."""
 
-    def _memory(self, lane: int) -> L:
+    def memory(self, lane: int) -> L:
         """The memory of `lane`, made if it has none yet."""
         memory = self._lanes.get(lane)
         if memory is None:

@@ -66,7 +66,7 @@ class ClassBaselines(Baselines[_ClassLane]):
         """Take the next symbol of `lane` in; called once per event, after `predict`."""
         if not 0 <= symbol < self.n_classes:
             raise ValueError(f"baselines: expected a class below {self.n_classes}, got {symbol}")
-        memory = self._memory(lane)
+        memory = self.memory(lane)
         past, counts = memory.past, memory.counts
         past.append(symbol)
         if len(past) > self.lag:

@@ -78,7 +78,7 @@ class NumericBaselines(Baselines[_NumericLane]):
 
     def learn(self, lane: int, target: Sequence[float]) -> None:
         """Take the next target of `lane` in; called once per event, after `predict`."""
-        memory = self._memory(lane)
+        memory = self.memory(lane)
         if len(target) != self.n_targets:
             raise ValueError(f"baselines: expected {self.n_targets} targets, got {len(target)}")
         past = memory.past

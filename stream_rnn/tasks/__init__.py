@@ -1,10 +1,11 @@
 """Tasks: what is to be learned from a record. Each knows its inputs, targets, units and scores."""
 
-from stream_rnn.tasks.base import Objective, Scale, Step, Task
+from stream_rnn.tasks.base import Objective, Task
 from stream_rnn.tasks.classification import Classification
 from stream_rnn.tasks.forecast import Forecast
 from stream_rnn.tasks.next_symbol import NextSymbol
 from stream_rnn.tasks.regression import Regression
+from stream_rnn.tasks.steps import Scale, Step, Steps
 
 TASKS: dict[str, type[Task]] = {
     "forecast": Forecast,
@@ -22,5 +23,6 @@ __all__ = [
     "Regression",
     "Scale",
     "Step",
+    "Steps",
     "Task",
 ]

@@ -10,37 +10,18 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
+from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.per_lane import PerLane
 from stream_rnn.features.scaler import Scales
 from stream_rnn.features.values import BadEvent, number
 from stream_rnn.scores import ClassScores, NumericScores
 from stream_rnn.spi import Record
+from stream_rnn.tasks.steps import Step, Steps
 
 T = TypeVar("T")
-Scale = tuple[float, float]
-
-
-class Step(NamedTuple):
-    """One step of one lane; a tuple, as one is made per event.
-
-    Attributes:
-        x: I inputs.
-        y: what the learner is taught (standardized values or a class number); None: no target.
-        target: the same in the stream's units, for scoring.
-        scales: (mean, std) of each target as known BEFORE anything the prediction must not know.
-        known: classes, of those learned as they come, that the prediction may know of.
-        weight: of the loss that `y` settles, 0..1.
-    """
-
-    x: list[float]
-    y: list[float] | None
-    target: list[float] | int | None
-    scales: tuple[Scale, ...] = ()
-    known: int = 0
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +103,31 @@ class Task(ABC):
     def steps(self, record: Record, lane: int) -> list[Step]:
         """The steps of one event; raises BadEvent before anything is learned from it."""
 
+    def steps_many(self, records: Sequence[Record], lanes: Sequence[int]) -> Steps:
+        """The steps of the first of these events, bit for bit as `steps` makes them in turn.
+
+        As many as take one step each. It ends before an event that `steps` refuses, or that takes
+        several: nothing of that one is counted or learned, and it is `steps` that is asked next.
+        No lane may start anew between them.
+
+        Args:
+            records: in order.
+            lanes: of each.
+        """
+        made: list[Step] = []
+        features = self.features
+        for record, lane in zip(records, lanes, strict=True):
+            issues = None if features.missing == "reject" else dict(features.issues)
+            try:
+                if self.n_steps(record) != 1:
+                    break
+                made += self.steps(record, lane)
+            except BadEvent:
+                if issues is not None:  # fields that were filled in before another was refused
+                    features.issues = issues
+                break
+        return Steps.of(made, self.inputs)
+
     def n_steps(self, record: Record) -> int:
         """How many steps the event takes, without making them; raises BadEvent."""
         return 1
@@ -130,9 +136,18 @@ class Task(ABC):
     def natural(self, outputs: Sequence[float], step: Step) -> list[float]:
         """The head's activated outputs in the stream's units."""
 
+    def natural_many(self, outputs_TP: Array, steps: Steps) -> list[list[float]]:
+        """`natural` of each row; outputs of any kind of float."""
+        rows = outputs_TP.tolist()
+        return [self.natural(row, steps.step(t)) for t, row in enumerate(rows)]
+
     @abstractmethod
     def publish(self, natural: Sequence[float], step: Step) -> Any:
         """The prediction made at `step` as it stands in the JSON line."""
+
+    def publish_many(self, natural: Sequence[Sequence[float]], steps: Steps) -> list[Any]:
+        """`publish` of each."""
+        return [self.publish(row, steps.step(t)) for t, row in enumerate(natural)]
 
     @abstractmethod
     def publish_target(self, target: list[float] | int) -> Any:
@@ -143,6 +158,18 @@ class Task(ABC):
         self, lane: int, prediction: Sequence[float] | None, target: list[float] | int
     ) -> float | None:
         """Score the prediction that fell due; the baselines learn the target. Returns the loss."""
+
+    def score_many(
+        self,
+        lanes: Sequence[int],
+        predictions: Sequence[Sequence[float] | None],
+        targets: Sequence[Any],
+    ) -> list[float | None]:
+        """`score` of each, in order and bit for bit."""
+        return [
+            self.score(lane, prediction, target)
+            for lane, prediction, target in zip(lanes, predictions, targets, strict=True)
+        ]
 
     def input_names(self) -> list[str]:
         """What each of the I inputs is: two models that agree on a name mean the same."""

@@ -8,7 +8,8 @@ from stream_rnn.features.encoder import Features
 from stream_rnn.features.saved import count
 from stream_rnn.features.values import category
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step, require_no_leak, require_no_target
+from stream_rnn.tasks.base import require_no_leak, require_no_target
+from stream_rnn.tasks.steps import Step
 from stream_rnn.tasks.symbols import Symbols
 
 

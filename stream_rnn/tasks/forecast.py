@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 from typing_extensions import override
 
+from stream_rnn.columns import Array, behind
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import items, row
 from stream_rnn.features.scaler import NEW_LANE
+from stream_rnn.native.columns import CHANGE, LEVEL, Columns
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step
 from stream_rnn.tasks.numeric import LossName, Numeric
+from stream_rnn.tasks.steps import Step, Steps
+from stream_rnn.tasks.taught import Taught
 
 
 class Forecast(Numeric):
@@ -99,6 +104,35 @@ class Forecast(Numeric):
         y = None if change is None else self._standardize(change, scales)
         from_now = tuple([(m + v, s) for v, (m, s) in zip(values, scales, strict=True)])
         return [Step(x, y, values, from_now, weight=weight)]
+
+    @override
+    def _run(self, run: FeatureRun, weight_T: Array | None, library: Columns) -> Steps:
+        fields = [run.require(name) for name in self.targets]
+        n = run.scale(run.limit, strict=self.targets) if run.limit else 0
+        if not n:
+            return Steps.of([], self.inputs)
+        x_TI, lanes = run.commit(n), run.lanes[:n]
+        value_TQ = np.stack([field.value_T[:n] for field in fields], axis=1)
+        targets: list[list[float]] = value_TQ.tolist()
+        kind, learned_TQ, known_T = LEVEL, value_TQ, np.ones(n, dtype=np.bool_)
+        if self.difference:
+            for lane in run.lanes_of(n):
+                if lane not in self._past:
+                    self._past[lane] = deque(maxlen=self.horizon)
+            pasts = [self._past[lane] for lane in run.lanes_of(n)]
+            where = run.where
+            (then,) = behind(pasts, where and where[:n], targets, (self.horizon,))
+            if None in then:
+                known_T = np.array([row is not None for row in then])
+            nothing = [0.0] * len(fields)
+            kind, learned_TQ = CHANGE, value_TQ - [row or nothing for row in then]
+        taught = Taught(library, self._scales, kind, self.features.clip, lanes, learned_TQ, known_T)
+        taught.commit()
+        mean_TQ = taught.mean_TQ + value_TQ if self.difference else taught.mean_TQ
+        return Steps(
+            *(x_TI, taught.y_TQ, taught.taught_T, targets, mean_TQ, taught.std_TQ),
+            weight_T=None if weight_T is None else weight_T[:n],
+        )
 
     @override
     def _learned(self, target: str) -> str:

@@ -9,7 +9,7 @@ from typing_extensions import override
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.values import BadEvent, category
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step
+from stream_rnn.tasks.steps import Step
 from stream_rnn.tasks.symbols import Symbols
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 from typing_extensions import override
 
+from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.scaler import Scales
-from stream_rnn.features.values import number
+from stream_rnn.features.values import BadEvent, number
+from stream_rnn.native import loading
+from stream_rnn.native.columns import FEW, Columns
 from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantile, Squared
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Objective, Scale, Step, Task, require_no_target
+from stream_rnn.tasks.base import Objective, Task, require_no_target
+from stream_rnn.tasks.steps import Scale, Step, Steps
 
 LossName = Literal["l1", "squared", "quantile", "gaussian"]
 
@@ -67,6 +74,31 @@ class Numeric(Task):
     def _read(self, record: Record) -> list[float]:
         return [number(record, name) for name in self.targets]
 
+    @override
+    def steps_many(self, records: Sequence[Record], lanes: Sequence[int]) -> Steps:
+        library = loading.find()
+        if library is None or len(records) < FEW:
+            return super().steps_many(records, lanes)
+        run = FeatureRun(self.features, records, lanes, library.columns)
+        return self._run(run, self._weights(run), library.columns)
+
+    @abstractmethod
+    def _run(self, run: FeatureRun, weight_T: Array | None, library: Columns) -> Steps:
+        """The steps of a run, natively."""
+
+    def _weights(self, run: FeatureRun) -> Array | None:
+        """The weight of each event's loss; None: 1. The run stops before one without."""
+        if self.weight is None:
+            return None
+        weights: list[float] = []
+        for record in run.records:
+            try:
+                weights.append(self._weight_of(record))
+            except BadEvent:
+                run.stop_before(len(weights))
+                break
+        return np.array(weights)
+
     def _scales_now(self, lane: int) -> tuple[Scale, ...]:
         return tuple([(s.mean, s.std) for s in self._scales.of(lane).values()])
 
@@ -87,6 +119,15 @@ class Numeric(Task):
         natural = [outputs[i] * std + mean for i, (mean, std) in enumerate(scales)]
         if len(outputs) > n:
             natural += [o * std for o, (_, std) in zip(outputs[n:], scales, strict=True)]
+        return natural
+
+    @override
+    def natural_many(self, outputs_TP: Array, steps: Steps) -> list[list[float]]:
+        n, outputs_TP = len(self.targets), outputs_TP.astype(np.float64)
+        natural_TP = outputs_TP[:, :n] * steps.std_TQ + steps.mean_TQ
+        if outputs_TP.shape[1] > n:
+            natural_TP = np.hstack((natural_TP, outputs_TP[:, n:] * steps.std_TQ))
+        natural: list[list[float]] = natural_TP.tolist()
         return natural
 
     @override
@@ -113,6 +154,12 @@ class Numeric(Task):
         return values[0] if self._single else dict(zip(self.targets, values, strict=True))
 
     @override
+    def publish_many(self, natural: Sequence[Sequence[float]], steps: Steps) -> list[Any]:
+        if self._single and self._loss != "gaussian":
+            return [row[0] for row in natural]
+        return super().publish_many(natural, steps)
+
+    @override
     def publish_target(self, target: list[float] | int) -> Any:
         assert isinstance(target, list)
         return target[0] if self._single else dict(zip(self.targets, target, strict=True))
@@ -123,6 +170,15 @@ class Numeric(Task):
     ) -> float | None:
         assert isinstance(target, list)
         return self.scores.update(lane, prediction, target)
+
+    @override
+    def score_many(
+        self,
+        lanes: Sequence[int],
+        predictions: Sequence[Sequence[float] | None],
+        targets: Sequence[Any],
+    ) -> list[float | None]:
+        return self.scores.update_many(lanes, predictions, targets)
 
     @override
     def reset_lane(self, lane: int) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 from typing_extensions import override
 
+from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
+from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import row
 from stream_rnn.features.scaler import NEW_LANE
+from stream_rnn.native.columns import OWN, Columns
 from stream_rnn.spi import Record
-from stream_rnn.tasks.base import Step, require_no_leak
+from stream_rnn.tasks.base import require_no_leak
 from stream_rnn.tasks.numeric import LossName, Numeric
+from stream_rnn.tasks.steps import Step, Steps
+from stream_rnn.tasks.taught import Taught
 
 
 class Regression(Numeric):
@@ -82,6 +88,48 @@ class Regression(Numeric):
             self._learn_scales(values, lane)
             self._previous[lane] = values
         return [Step(x, y, values, scales, weight=weight)]
+
+    @override
+    def _run(self, run: FeatureRun, weight_T: Array | None, library: Columns) -> Steps:
+        fields = [run.numbers(name) for name in self.targets]
+        known_T = np.ones(len(run.records), dtype=np.bool_)
+        issues = [field.issue_T for field in fields if field.issue_T is not None]
+        for t in np.flatnonzero(np.any(issues, axis=0)).tolist():
+            record = run.records[t]
+            known_T[t] = any(record.get(name) is not None for name in self.targets)
+            if known_T[t]:
+                run.stop_before(t)
+                break
+        value_TQ = np.stack([field.value_T for field in fields], axis=1)
+        end, n, room = run.limit, -1, len(fields) if self._use_previous else 0
+        while end:  # until both sides take the same events
+            taught = Taught(
+                *(library, self._scales, OWN, self.features.clip, run.lanes[:end]),
+                *(value_TQ, known_T, self._previous),
+            )
+            n = run.scale(taught.n, room=room) if taught.n else 0
+            if n == taught.n:
+                break
+            end = n
+        if not end or not n:
+            return Steps.of([], self.inputs)
+        x_TI = run.commit(n)
+        taught.commit()
+        if room:
+            x_TI[:, -room:] = taught.previous_TQ[:n]
+        rows: list[list[float]] = value_TQ[:n].tolist()
+        is_known: list[bool] = known_T[:n].tolist()
+        targets: list[list[float] | int | None] = [
+            row if known else None for row, known in zip(rows, is_known, strict=True)
+        ]
+        for lane, target in zip(run.lanes, targets, strict=False):
+            if isinstance(target, list):
+                self._previous[lane] = target
+        return Steps(
+            *(x_TI, taught.y_TQ[:n], taught.taught_T[:n], targets),
+            *(taught.mean_TQ[:n], taught.std_TQ[:n]),
+            weight_T=None if weight_T is None else weight_T[:n],
+        )
 
     @override
     def input_names(self) -> list[str]:

@@ -11,7 +11,8 @@ from stream_rnn.features.encoder import Features
 from stream_rnn.features.saved import texts
 from stream_rnn.features.values import BadEvent
 from stream_rnn.scores import ClassScores
-from stream_rnn.tasks.base import Objective, Step, Task
+from stream_rnn.tasks.base import Objective, Task
+from stream_rnn.tasks.steps import Step
 
 
 class Symbols(Task):
