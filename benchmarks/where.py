@@ -32,9 +32,10 @@ EVERY_S = 0.001
 STAGES = {  # function -> stage
     "Intake.poll": "receive",
     "Engine._decoded": "decode",
-    "Engine._prepare": "features",
+    "Engine._lay_out": "features",
     "Frames.clear": "step: frame",
     "Frames.put": "step: frame",
+    "Frames.put_many": "step: frame",
     "Learner.run": "step: learner",
     "Library.ticks": "step: library",
     "ticks_of": "step: outcome",

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stream_rnn.spi import Event, Record
+
+if TYPE_CHECKING:
+    from stream_rnn.engine.laid import Work
 
 
 @dataclass(slots=True)
 class Item:
-    """One event; a dead letter if it cannot be used. `ends`: it is the last of its episode."""
+    """One event; a dead letter if it cannot be used.
+
+    Attributes:
+        ends: it is the last of its episode.
+        work: its steps; None before they are laid out, and where it cannot be used.
+    """
 
     event: Event
     record: Record | None = None
     key: str | None = None
     letter: Record | None = None
     ends: bool = False
+    work: Work | None = None
 
 
 class OpenBlock:

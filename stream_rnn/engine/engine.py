@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from stream_rnn.columns import Array
 from stream_rnn.engine.attempts import Attempts, Unwatched
 from stream_rnn.engine.block import Item, OpenBlock
 from stream_rnn.engine.frames import Frames, Tick, moved, tick_of, ticks_of
+from stream_rnn.engine.laid import Laid, Stretch, Turn, Work
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Pending, Scored
 from stream_rnn.engine.run import MOST_NUMBERS, Waiting
@@ -32,6 +35,7 @@ from stream_rnn.scores import Drift
 from stream_rnn.spi import Codec, DecodeError, Event, Position, Record
 from stream_rnn.tasks import Step, Task
 
+MANY = 4  # events: fewer are laid out one by one
 STAGES = ("decode", "features", "step", "emit")
 MOST_WARM_UP = 64  # steps, however far ahead is forecast
 
@@ -53,19 +57,6 @@ class Counts:
         default_factory=lambda: {"decode": 0, "features": 0, "learn": 0, "poison": 0}
     )
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-
-@dataclass(slots=True)
-class _Work:
-    """One event while its steps are learned."""
-
-    item: Item
-    lane: int
-    steps: list[Step]
-    prediction: Any = None
-    scored: list[Scored] = field(default_factory=list)
-    rejected: bool = False
-    step: int = 0  # ticks learned when its last one was
 
 
 class Engine:
@@ -134,7 +125,8 @@ class Engine:
         self._pending = Pending(task)
         self._lines = Lines(task, source, keep_bytes)
         self.learn_in_runs(1)
-        self._rows: list[list[tuple[_Work, int]]] = []  # tick -> who steps in it, and which step
+        self._laid: list[Laid] = []  # what the coming ticks are, in order
+        self._n_laid = 0  # ticks
 
     def learn_in_runs(self, most: int) -> None:
         """Learn up to `most` blocks together from now on, where the learner takes several at once.
@@ -276,22 +268,58 @@ class Engine:
         first = self.ordinal + 1
         self.attempts.learning(first, n, blocks[0][0].event)
         self.ordinal += n
-        done = [(block, self._laid_out(block)) for block in blocks]
-        self._learn_rows()
+        self._lay_out(blocks)
+        self._learn_laid()
         self._end_episodes(blocks[-1])  # an earlier one would have ended the run
         start = perf_counter()
-        for block, works in done:
-            self._finish(first, block, works)
+        for block in blocks:
+            self._finish(first, block)
             first += len(block)
         self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
 
     # One run --------------------------------------------------------------------------------------
 
-    def _laid_out(self, block: Sequence[Item]) -> list[_Work]:
-        """Give each event of a block its rows: step i of each of them in the i-th of its ticks."""
-        works: list[_Work] = []
+    def _lay_out(self, blocks: Sequence[list[Item]]) -> None:
+        """Give each event its rows in the coming ticks, in order."""
         start, stepped = perf_counter(), self.counts.seconds["step"]
+        if self._open.size == 1 and len(blocks) >= MANY:
+            self._lay_out_events([block[0] for block in blocks])
+        else:
+            for block in blocks:
+                self._lay_out_block(block)
+        stepped -= self.counts.seconds["step"]
+        self.counts.seconds["features"] += perf_counter() - start + stepped
+
+    def _lay_out_events(self, items: Sequence[Item]) -> None:
+        """Events with a tick each: as many at once as are of known keys and nothing special."""
+        at, n = 0, len(items)
+        while at < n:
+            places, works, records = [], [], []
+            end = at
+            while end < n:
+                item = items[end]
+                record = item.record
+                if record is not None and item.letter is None:
+                    if self.lanes.find(item.key) is None:
+                        break
+                    places.append(end)
+                    records.append(record)
+                    works.append(Work(item, self.lanes.assign(item.key)[0]))
+                end += 1
+            steps = self.task.steps_many(records, [work.lane for work in works])
+            done = len(steps)
+            if done:
+                del works[done:]
+                self._put(Stretch(works, steps))
+            at = places[done] if done < len(places) else end
+            if at < n:  # refused, of several steps, or of a new key
+                self._lay_out_block([items[at]])
+                at += 1
+
+    def _lay_out_block(self, block: Sequence[Item]) -> None:
+        """Step i of each of its events in the i-th of its ticks."""
+        works: list[Work] = []
         for item in block:
             if item.record is not None and item.letter is None:
                 try:
@@ -299,33 +327,30 @@ class Engine:
                 except BadEvent as error:
                     item.letter = self._refused(item.event, error)
         for i in range(max([len(work.steps) for work in works], default=0)):
-            if len(self._rows) >= self._frames.ticks:
-                self._learn_rows()
-            t, row = len(self._rows), []
-            for work in works:
-                if len(work.steps) > i:
-                    step = work.steps[i]
-                    self._frames.put(t, work.lane, step.x, step.y, step.weight)
-                    row.append((work, i))
-            self._rows.append(row)
-        stepped -= self.counts.seconds["step"]
-        self.counts.seconds["features"] += perf_counter() - start + stepped
-        return works
+            self._put(Turn(i, [work for work in works if len(work.steps) > i]))
 
-    def _prepare(self, item: Item, record: Record) -> _Work:
+    def _put(self, laid: Laid) -> None:
+        """Its rows come next."""
+        if self._n_laid + laid.ticks > self._frames.ticks:
+            self._learn_laid()
+        laid.fill(self._frames, self._n_laid)
+        self._laid.append(laid)
+        self._n_laid += laid.ticks
+
+    def _prepare(self, item: Item, record: Record) -> Work:
         if self.lanes.find(item.key) is None:
             self.task.check(record)  # what cannot be used takes no lane from another key
         lane, anew = self.lanes.assign(item.key)
         if anew:
             self._reset_lane(lane)
-        return _Work(item, lane, self.task.steps(record, lane))
+        return Work(item, lane, self.task.steps(record, lane))
 
     def _refused(self, event: Event, error: BadEvent) -> Record:
         self.task.features.count(error.issue)
         return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
-        self._learn_rows()  # the lane's last events still count for the key that loses it
+        self._learn_laid()  # the lane's last events still count for the key that loses it
         self.learner.reset(self._frames.only(lane))
         self.task.reset_lane(lane)
         self._pending.reset_lane(lane)
@@ -352,12 +377,11 @@ class Engine:
         if paid is not None:
             self.on_tick(tick_of(paid, perf_counter() - start, paid=True))
 
-    def _learn_rows(self) -> None:
+    def _learn_laid(self) -> None:
         """The ticks that are laid out, in as few pieces as nobody has to hear of in between."""
-        rows = self._rows
-        if not rows:
+        if not self._laid:
             return
-        t, n, start = 0, len(rows), perf_counter()
+        t, n, start = 0, self._n_laid, perf_counter()
         block = self._frames.block(n)
         while t < n:
             before: list[Tensor] = []
@@ -368,38 +392,85 @@ class Engine:
             if self.probe_update:
                 self.update_ratio = moved(before, self.learner.parameters())
                 self.probe_update = False
-            predictions = outcomes.prediction_TBP.tolist()  # sync: the predictions are published
-            rejected = outcomes.rejected_TB.tolist()
+            predictions_TBP = outcomes.prediction_TBP.numpy(force=True)  # sync: to be published
+            rejected_TB = outcomes.rejected_TB.numpy(force=True)
             seconds = perf_counter() - start
             self.counts.seconds["step"] += seconds
             self._waiting.took(seconds, len(outcomes))
-            for outputs, bad in zip(predictions, rejected, strict=True):
-                self.step += 1
-                for work, i in rows[t]:
-                    work.step = self.step
-                    if bad[work.lane]:
-                        work.rejected = True
-                    else:
-                        self._score(work, i, outputs[work.lane])
-                t += 1
+            self._score(t, predictions_TBP, rejected_TB)
+            t += len(outcomes)
             for tick in ticks_of(outcomes, seconds):
                 self.on_tick(tick)
             start = perf_counter()
-        rows.clear()
+        self._laid.clear()
+        self._n_laid = 0
         self._frames.clear()
 
-    def _score(self, work: _Work, i: int, outputs: list[float]) -> None:
-        """Keep the prediction made at this step, and score the one that fell due."""
-        step = work.steps[i]
+    def _score(self, t: int, predictions_TBP: Array, rejected_TB: Array) -> None:
+        """What the ticks from place `t` on predicted, and what fell due in them."""
+        end, place = t + len(rejected_TB), 0
+        for laid in self._laid:
+            first, last = max(t, place), min(end, place + laid.ticks)
+            if first < last:
+                rows = slice(first - t, last - t)
+                part = range(first - place, last - place)
+                self._score_part(laid, part, predictions_TBP[rows], rejected_TB[rows])
+                self.step += len(part)
+            place += laid.ticks
+
+    def _score_part(
+        self, laid: Laid, part: range, predictions_TBP: Array, rejected_TB: Array
+    ) -> None:
+        if isinstance(laid, Turn):
+            for work in laid.works:
+                outputs = predictions_TBP[0, work.lane].tolist()
+                self._score_step(work, laid.i, work.steps[laid.i], outputs, rejected_TB[0])
+            return
+        works, T = laid.works[part.start : part.stop], np.arange(len(part))
+        lanes = [work.lane for work in works]
+        outputs_TP = predictions_TBP[T, lanes]
+        if rejected_TB[T, lanes].any():
+            for k, work in enumerate(works):
+                step = laid.steps.step(part[k])
+                self._score_step(work, 0, step, outputs_TP[k].tolist(), rejected_TB[k], after=k)
+            return
+        steps = laid.steps.part(part.start, part.stop)
+        natural = self.task.natural_many(outputs_TP, steps)
+        names = [self._lines.id_of(work.item.event) for work in works]
+        all_scored = self._pending.settle_many(lanes, names, natural, steps.targets)
+        published = self.task.publish_many(natural, steps)
+        for step_number, (work, work.prediction, scored) in enumerate(
+            zip(works, published, all_scored, strict=True), self.step + 1
+        ):
+            work.step = step_number
+            if scored is not None:
+                self._note(work, scored)
+
+    def _score_step(
+        self,
+        work: Work,
+        i: int,
+        step: Step,
+        outputs: list[float],
+        rejected_B: Array,
+        after: int = 0,
+    ) -> None:
+        """Keep the prediction made at step i, and score the one that fell due."""
+        work.step = self.step + after + 1
+        if rejected_B[work.lane]:
+            work.rejected = True
+            return
         natural = self.task.natural(outputs, step)
         name = self._lines.id_of(work.item.event)
-        if i == len(work.steps) - 1:
+        if i == work.n_steps - 1:
             work.prediction = self.task.publish(natural, step)
         else:
             name += f"#{i}"
         scored = self._pending.settle(work.lane, name, natural, step.target)
-        if scored is None:
-            return
+        if scored is not None:
+            self._note(work, scored)
+
+    def _note(self, work: Work, scored: Scored) -> None:
         self.counts.scored += 1
         work.scored.append(scored)
         if self.drift is not None:
@@ -407,35 +478,30 @@ class Engine:
         if self.on_score is not None:
             self.on_score(scored.prediction, scored.target, scored.loss)
 
-    def _finish(self, first: int, block: Sequence[Item], works: Sequence[_Work]) -> None:
+    def _finish(self, first: int, block: Sequence[Item]) -> None:
         """Predictions, dead letters and positions, in the order of the events."""
-        by_event = {id(work.item): work for work in works}
-        step = max([work.step for work in works], default=self.step)
+        step = max([item.work.step for item in block if item.work is not None], default=self.step)
+        counts = self.counts
         for ordinal, item in enumerate(block, first):
-            work = by_event.get(id(item))
+            event, work = item.event, item.work
             if work is not None and work.rejected:
                 reason = "the step came out non-finite or absurd; nothing was learned from it"
-                item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
-                self.counts.unsound_in_a_row += 1
+                item.letter = self._lines.letter(event, "learn", "unsound", reason)
+                counts.unsound_in_a_row += 1
             if item.letter is not None:
-                self.counts.rejected[item.letter["stage"]] += 1
+                counts.rejected[item.letter["stage"]] += 1
                 self.letters.append(item.letter)
             elif work is not None:
-                self.counts.unsound_in_a_row = 0
+                counts.unsound_in_a_row = 0
                 replayed = ordinal <= self.replayed_until
                 line = self._lines.prediction(
-                    item.event,
-                    item.key,
-                    work.prediction,
-                    work.scored,
-                    step=step,
-                    replayed=replayed,
+                    event, item.key, work.prediction, work.scored, step=step, replayed=replayed
                 )
                 self.outputs.append(line)
-                self.counts.applied += 1
-                self.counts.predictions += 1
-                self.counts.replayed += replayed
-            self.positions[item.event.partition] = item.event.position
+                counts.applied += 1
+                counts.predictions += 1
+                counts.replayed += replayed
+            self.positions[event.partition] = event.position
             self.on_event(None if item.letter is None else item.letter["stage"])
 
     # State ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.learner import Learner
+from stream_rnn.tasks import Steps
 
 _mode = threading.local()
 
@@ -87,6 +88,20 @@ class Frames:
             self._scored_TB[t, lane] = True
         if self._weight_TB is not None:
             self._weight_TB[t, lane] = weight
+
+    def put_many(self, t: int, lanes: Sequence[int], steps: Steps) -> None:
+        """An event in each tick from `t` on, of the lane given for it."""
+        ticks = np.arange(t, t + len(lanes))
+        self._x_TBI[ticks, lanes] = steps.x_TI
+        self._live_TB[ticks, lanes] = True
+        taught_T = steps.taught_T
+        self._scored_TB[ticks, lanes] = taught_T
+        if taught_T.all():
+            self._y_TBQ[ticks, lanes] = steps.y_TQ
+        elif taught_T.any():
+            self._y_TBQ[ticks[taught_T], np.asarray(lanes)[taught_T]] = steps.y_TQ[taught_T]
+        if self._weight_TB is not None:
+            self._weight_TB[ticks, lanes] = 1.0 if steps.weight_T is None else steps.weight_T
 
     def put_zeros(self, lane: int) -> None:
         """Made-up events in every tick, of which something can be learned."""
