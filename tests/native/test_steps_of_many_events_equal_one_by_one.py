@@ -19,7 +19,7 @@ from stream_rnn.spi import Record
 from stream_rnn.tasks import Classification, Forecast, NextSymbol, Regression, Step, Task
 
 LANES = 3
-EVENTS = 250
+EVENTS = 180
 
 
 def calendar() -> Calendar:
