@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -15,8 +16,11 @@ T = TypeVar("T")
 
 
 def at(array: Array | None) -> int | None:
-    """Where its numbers are, for a pointer; the array must live as long."""
-    return None if array is None else array.ctypes.data
+    """Where its numbers are, for a pointer; the array, a contiguous one, must live as long."""
+    if array is None or not array.size:
+        return None
+    # `array.ctypes` takes three times as long
+    return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
 
 
 def places(keys: Sequence[K]) -> tuple[Array | None, list[K]]:

@@ -15,7 +15,7 @@ ISSUES = ("clipped", "missing", "wrong_type", "non_finite", "absurd")
 FILLS = {"reject": 0, "previous": 1, "mean": 2}
 LEVEL, CHANGE, OWN = 0, 1, 2
 """What a target is to its scale: a level, a change, or one that its prediction must not know."""
-FEW = 4
+FEW = 8
 """Events, below which packing what is known costs more than a run saves."""
 SQUARED, ABSOLUTE, QUANTILE, GAUSSIAN = range(4)
 

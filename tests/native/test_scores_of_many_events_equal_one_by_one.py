@@ -18,7 +18,7 @@ from stream_rnn.scores import Absolute, Gaussian, LossFn, NumericScores, Quantil
 from stream_rnn.tasks import Classification, Forecast, Regression, Task
 
 LANES = 3
-EVENTS = 400
+EVENTS = 250
 LOSSES: dict[str, LossFn] = {
     "squared": Squared(),
     "absolute": Absolute(),

@@ -19,7 +19,7 @@ from stream_rnn.spi import Record
 from stream_rnn.tasks import Classification, Forecast, NextSymbol, Regression, Step, Task
 
 LANES = 3
-EVENTS = 250
+EVENTS = 180
 
 
 def calendar() -> Calendar:
@@ -173,3 +173,15 @@ def test_a_run_is_made_without_a_call_for_each_event(
         monkeypatch.setattr(task, "steps", called)
         stream = list(records(2, 60, 0.0))
         assert len(task.steps_many(stream, [0] * 60)) == 60, name
+
+
+@pytest.mark.parametrize("kind", [Forecast, Classification], ids=["native", "loop"])
+def test_nothing_is_counted_of_the_event_it_ends_before(
+    kind: type[Forecast | Classification], kernels: loading.Library
+) -> None:
+    features = Features(numeric=["a", "b"], missing="mean", calendar=calendar())
+    task: Task = kind(features, "b" if kind is Forecast else "color")
+    sound = next(records(0, 1, 0.0))
+    steps = task.steps_many([sound] * 9 + [sound | {"a": None, "at": None}], [0] * 10)
+    assert len(steps) == 9
+    assert features.issues == {"extra": 9}
