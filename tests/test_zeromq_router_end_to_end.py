@@ -150,6 +150,7 @@ def make() -> Iterator[Callable[[Path, int], Run]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("memory", ["log", "spool"])
 def test_killing_daemon_and_producer_leaves_no_trace(
     calm: Run, make: Make, tmp_path: Path, memory: str
