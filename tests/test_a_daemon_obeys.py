@@ -93,7 +93,7 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def ended(self, patience_s: float = 120.0) -> int:
+    def ended(self, patience_s: float = 300.0) -> int:
         assert self.process is not None
         return self.process.wait(patience_s)
 
@@ -107,13 +107,13 @@ class Daemon:
                 return self.heard
 
     def ctl(self, *words: str, target: str = "state") -> subprocess.CompletedProcess[str]:
-        patient = [] if "--timeout" in words else ["--timeout", "120"]
+        patient = [] if "--timeout" in words else ["--timeout", "300"]
         return subprocess.run(
             [sys.executable, "-m", "stream_rnn", "ctl", target, *words, *patient],
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=False,
         )
 
@@ -132,7 +132,7 @@ class Daemon:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     @staticmethod
-    def wait_for(condition: Callable[[], object], patience_s: float = 120.0) -> None:
+    def wait_for(condition: Callable[[], object], patience_s: float = 300.0) -> None:
         until = time.monotonic() + patience_s
         while not condition():
             assert time.monotonic() < until, "waited in vain"

@@ -124,7 +124,7 @@ def test_the_zeromq_example_learns_what_replay_sends(workplace: Path) -> None:
     Path("zeromq.toml").write_text(text.replace("127.0.0.1:5556", f"127.0.0.1:{port_out}"))
     with replay("sensors.csv", "--connect", f"tcp://127.0.0.1:{port_in}") as producer:
         commands.run(Path("zeromq.toml"), 8, fresh=False)
-        assert producer.wait(120) == 0
+        assert producer.wait(300) == 0
     made = predictions("predictions.jsonl")
     assert [line["key"] for line in made] == list("abababab")
     assert made[2]["scored"]["target"] == {"temperature": 22.0, "humidity": 38.0}
@@ -140,7 +140,7 @@ def test_the_zeromq_router_example_learns_each_line_once(workplace: Path) -> Non
         try:
             for n in (10, 14):  # what the first run leaves comes to the second
                 commands.run(Path("zeromq_router.toml"), n, fresh=False)
-            assert producer.wait(120) == 0
+            assert producer.wait(300) == 0
         finally:
             producer.kill()
     made = predictions("state/zeromq_router/predictions.jsonl")
@@ -196,7 +196,7 @@ def received(*arguments: str) -> list[list[Any]]:
     pull.set(zmq.LINGER, 0)
     port = pull.bind_to_random_port("tcp://127.0.0.1")
     with replay(*arguments, "--connect", f"tcp://127.0.0.1:{port}") as producer:
-        assert producer.wait(120) == 0
+        assert producer.wait(300) == 0
     messages = []
     while pull.poll(100):
         *frames, payload = pull.recv_multipart()

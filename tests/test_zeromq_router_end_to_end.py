@@ -98,7 +98,7 @@ class Run:
         return [json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()]
 
     def wait_for_progress(self, process: subprocess.Popen[bytes]) -> None:
-        before, until = len(self.lines()), time.monotonic() + 120
+        before, until = len(self.lines()), time.monotonic() + 300
         while len(self.lines()) <= before:
             assert process.poll() is None, (self.folder / "log").read_text()[-3000:]
             assert time.monotonic() < until, (self.folder / "log").read_text()[-3000:]
@@ -109,7 +109,7 @@ class Run:
         log = self.folder / "log"
         assert producer.wait(300) == 0, log.read_text()[-3000:]
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(120) == 0, log.read_text()[-3000:]
+        assert daemon.wait(300) == 0, log.read_text()[-3000:]
 
     def first_of_each_id(self) -> list[dict[str, Any]]:
         kept: dict[str, dict[str, Any]] = {}
@@ -162,13 +162,13 @@ def test_killing_daemon_and_producer_leaves_no_trace(
         storm.wait_for_progress(daemon)
         time.sleep(chance.uniform(0.0, 0.06))
         daemon.kill()
-        assert daemon.wait(120) == -signal.SIGKILL
+        assert daemon.wait(300) == -signal.SIGKILL
         daemon = storm.daemon()
         if chance.random() < 0.6:
             storm.wait_for_progress(daemon)
             time.sleep(chance.uniform(0.0, 0.04))
             producer.kill()
-            assert producer.wait(120) == -signal.SIGKILL
+            assert producer.wait(300) == -signal.SIGKILL
             producer = produce()
     assert len(storm.first_of_each_id()) < N_EVENTS, "the stream was over too soon; make it longer"
     storm.finish(daemon, producer)
@@ -182,7 +182,7 @@ def test_one_kill_of_the_daemon_loses_nothing(make: Make, tmp_path: Path) -> Non
     daemon, producer = run.daemon(), run.replayer()
     run.wait_for_progress(daemon)
     daemon.kill()
-    daemon.wait(120)
+    daemon.wait(300)
     run.finish(run.daemon(), producer)
     ids = [line["id"] for line in run.first_of_each_id()]
     assert ids == [f"producer/p:{n}" for n in range(1, 401)]

@@ -36,7 +36,7 @@ class Daemon:
         """Its exit code, negative for a signal; None while it runs."""
         return self.nursery.code(self.pid, 0.0)
 
-    def wait(self, timeout_s: float = 120.0) -> int:
+    def wait(self, timeout_s: float = 300.0) -> int:
         """Until it ends; its exit code. Raises TimeoutError with the end of its log."""
         code = self.nursery.code(self.pid, timeout_s)
         if code is None:
@@ -109,7 +109,7 @@ class Nursery:
         assert self._parent.stdin is not None
         self._parent.stdin.write(json.dumps(request).encode() + b"\n")
         self._parent.stdin.flush()
-        until = time.monotonic() + 120.0
+        until = time.monotonic() + 300.0
         while not self._pids:
             if not self._listen(until):
                 raise TimeoutError("the parent of the daemons does not answer")

@@ -77,7 +77,7 @@ def ready(port: int) -> str:
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < until, f"waited in vain until {what}"
         time.sleep(0.05)

@@ -197,7 +197,7 @@ class Daemon:
                 stderr=log,
                 stdout=log,
             )
-        until = time.monotonic() + 120.0
+        until = time.monotonic() + 300.0
         while not (folder / "port").exists() or not (folder / "port").read_text().endswith("\n"):
             assert time.monotonic() < until, self._log.read_text()
             time.sleep(0.05)
@@ -357,7 +357,7 @@ def test_a_daemon_that_stops_is_noticed_and_not_held_up_by_the_page(
         caught_up(browser, daemon)
         daemon.process.terminate()
         browser.wait(lambda: browser.text("state") == "not connected")
-        assert daemon.process.wait(120) == 0
+        assert daemon.process.wait(300) == 0
         assert "Traceback" not in (tmp_path / "log").read_text()
     finally:
         daemon.process.kill()

@@ -61,7 +61,7 @@ class Terminal:
         subprocess.run([*self._tmux, "kill-server"], check=True)
 
 
-def until(true: Callable[[], object], what: Callable[[], str], patience_s: float = 120.0) -> None:
+def until(true: Callable[[], object], what: Callable[[], str], patience_s: float = 300.0) -> None:
     end = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < end, what()
