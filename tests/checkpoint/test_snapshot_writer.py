@@ -184,7 +184,7 @@ def child(directory):
     for step in range(1, 6):
         W = torch.full((3, 4), float(step))
         writer.submit(Snapshot(step, {"W": W}, b"{}", {"main": {"0": step}}, "f", {}, {}))
-        assert writer.drain(30)
+        assert writer.drain(120)
         for saved in writer.finished():
             with open(directory / "acked", "a") as file:
                 file.write(f"{saved.step}\\n")
