@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -161,3 +162,16 @@ def learner_of_fixture() -> Callable[..., Learner]:
 @pytest.fixture(name="frames_of")
 def frames_of_fixture() -> Callable[..., list[Frame]]:
     return frames_of
+
+
+def until(condition: Callable[[], object], what: str = "", patience_s: float = 60.0) -> None:
+    """Wait until it is so; a busy machine may take its time, and a test that passes never does."""
+    end = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain for {patience_s:g} s: {what}"
+        time.sleep(0.005)
+
+
+@pytest.fixture(name="until")
+def until_fixture() -> Callable[..., None]:
+    return until

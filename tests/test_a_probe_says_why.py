@@ -30,6 +30,12 @@ def asked(*arguments: str) -> int:
     return _exit_code(lambda: cli.main(["health", *arguments], standalone_mode=False))
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that is slow because the machine is does not count as silent."""
+    monkeypatch.setattr(probe, "PATIENCE_S", 60.0)
+
+
 @pytest.fixture
 def another_program() -> Iterator[Callable[[bytes], str]]:
     """Listens, and answers one connection with the bytes given, whatever it is asked."""

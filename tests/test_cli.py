@@ -86,7 +86,7 @@ def test_help_loads_neither_torch_nor_river_nor_numpy() -> None:
         "print(sorted({'torch', 'river', 'numpy', 'zmq'} & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert done.stderr.strip() == "[]"
 
@@ -97,7 +97,7 @@ def test_python_dash_m_works_too() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     assert re.fullmatch(r"stream-rnn, version \d+\.\d+\.\d+\n", done.stdout)
 
@@ -310,7 +310,7 @@ def test_the_demo_clears_its_own_folder_only(capfd: pytest.CaptureFixture[str]) 
 
 
 def get(port: int, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path)
     answer = connection.getresponse()
     text = answer.read().decode()
@@ -333,7 +333,7 @@ def test_the_status_page_follows_the_daemon() -> None:
         def write(self, records: Any) -> None:
             super().write(records)
             reached.set()
-            go_on.wait(10)
+            go_on.wait(120)
 
     job.source = ScriptedSource([*({"y": n % 5} for n in range(20)), b"bad", EndOfStream()])
     job.sinks, job.dead_letters = [Pausing()], ListSink()
@@ -348,14 +348,17 @@ def test_the_status_page_follows_the_daemon() -> None:
         assert "the source is not connected" in get(server.port, "/readyz")[1]
         daemon = threading.Thread(target=runtime.run)
         daemon.start()
-        assert reached.wait(10)
-        assert get(server.port, "/readyz") == (200, "ok\n")
-        assert get(server.port, "/livez") == (200, "ok\n")
-        status = json.loads(get(server.port, "/status")[1])
-        assert status["step"] == 20
-        assert status["events_rejected"] == {"decode": 1, "features": 0, "learn": 0, "poison": 0}
-        go_on.set()
-        daemon.join(10)
+        try:
+            assert reached.wait(120)
+            assert get(server.port, "/readyz") == (200, "ok\n")
+            assert get(server.port, "/livez") == (200, "ok\n")
+            status = json.loads(get(server.port, "/status")[1])
+            assert status["step"] == 20
+            rejected = {"decode": 1, "features": 0, "learn": 0, "poison": 0}
+            assert status["events_rejected"] == rejected
+        finally:
+            go_on.set()
+            daemon.join(120)
         code, text = get(server.port, "/metrics")
         letters = json.loads(get(server.port, "/status")[1])["letters"]
     assert [(each["stage"], each["issue"]) for each in letters] == [("decode", "undecodable")]

@@ -22,6 +22,7 @@ from stream_rnn.spi import Event, Position
 
 ROOT = Path(__file__).parents[1]
 BEAT_S = 0.1
+PATIENCE_S = 60.0  # for what comes in milliseconds unless the machine is very busy
 
 
 class Daemon:
@@ -55,14 +56,14 @@ class Daemon:
     def numbers(self, name: str = "p") -> list[int]:
         return [int(e.position) for e in self.events if e.partition == f"producer/{name}"]
 
-    def wait_for(self, n: int, patience_s: float = 10.0) -> None:
+    def wait_for(self, n: int, patience_s: float = PATIENCE_S) -> None:
         until = time.monotonic() + patience_s
         while len(self.events) < n and time.monotonic() < until:
             time.sleep(0.005)
         assert len(self.events) >= n, f"{len(self.events)} of {n} events came"
 
     def close(self) -> None:
-        """As a kill does: what is not durable is forgotten."""
+        """As a kill does: what is not durable is forgotten. May be called again."""
         self._stopping = True
         self._thread.join()
         self.source.close()
@@ -131,7 +132,7 @@ class Proxy:
         self._listener.close()
         self.cut()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(PATIENCE_S)
         for pair in self._pairs.values():
             for each in pair:
                 each.close()
@@ -167,10 +168,10 @@ def producer_of(address: str, name: str = "p", **arguments: Any) -> Producer:
 
 def send(producer: Producer, first: int, last: int) -> None:
     for n in range(first, last + 1):
-        assert producer.send(b"event %d" % n, timeout_s=10) == n
+        assert producer.send(b"event %d" % n, timeout_s=PATIENCE_S) == n
 
 
-def wait_until(is_so: Callable[[], bool], patience_s: float = 10.0) -> None:
+def wait_until(is_so: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
     until = time.monotonic() + patience_s
     while not is_so():
         assert time.monotonic() < until
@@ -223,7 +224,7 @@ def test_without_a_source_it_waits_no_longer_than_it_is_told(
         began = time.monotonic()
         with pytest.raises(TimeoutError, match="did not answer"):
             wait(0.05)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < PATIENCE_S / 2
 
 
 def test_a_program_that_forgets_to_close_ends(address: str) -> None:
@@ -232,7 +233,7 @@ from stream_rnn.producer import Producer
 p = Producer({address!r}, "p")
 p.send(b"x", seq=1)
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20, check=False)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False)
     assert run.returncode == 0
 
 
@@ -264,7 +265,7 @@ def test_flush_waits_for_the_snapshot(address: str, closing: Closing) -> None:
     assert not producer.flush(0.2)
     assert (producer.acknowledged, producer.n_kept) == (0, 10)
     daemon.saves = True
-    assert producer.flush(5)
+    assert producer.flush(PATIENCE_S)
     assert (producer.acknowledged, producer.n_kept) == (10, 0)
 
 
@@ -325,7 +326,7 @@ def test_a_stalled_daemon_receives_no_more_than_the_credit(
     producer = closing(producer_of(address))
     with daemon.stall():
         pass  # it polls
-    producer.connect(5)
+    producer.connect(PATIENCE_S)
     with daemon.stall():
         for n in range(1, 201):
             producer.send(b"event %3d" % n)
@@ -367,8 +368,8 @@ def test_two_producers_are_kept_apart(address: str, closing: Closing) -> None:
     for n in range(1, 501):
         assert one.send(b"1") == n
         assert two.send(b"2") == n
-    assert one.flush(10)
-    assert two.flush(10)
+    assert one.flush(PATIENCE_S)
+    assert two.flush(PATIENCE_S)
     for name, data in (("one", b"1"), ("two", b"2")):
         assert daemon.numbers(name) == list(range(1, 501))
         assert {e.data for e in daemon.events if e.partition.endswith(name)} == {data}
@@ -384,7 +385,7 @@ def test_threads_may_share_a_producer(address: str, closing: Closing) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert producer.flush(10)
+    assert producer.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(1, 801))
 
 
@@ -394,14 +395,14 @@ def test_the_older_of_two_live_producers_with_one_id_is_told(
     closing(Daemon(address))
     old = closing(producer_of(address))
     send(old, 1, 3)
-    assert old.flush(5)
+    assert old.flush(PATIENCE_S)
     new = closing(producer_of(address))
-    assert new.connect(5) == 3
+    assert new.connect(PATIENCE_S) == 3
     wait_until(lambda: old.refused is not None)
     with pytest.raises(Refused, match="superseded"):
         old.send(b"x")
     assert new.send(b"event 4") == 4
-    assert new.flush(5)
+    assert new.flush(PATIENCE_S)
 
 
 def test_an_event_larger_than_the_source_takes_is_refused_at_once(
@@ -409,11 +410,11 @@ def test_an_event_larger_than_the_source_takes_is_refused_at_once(
 ) -> None:
     closing(Daemon(address, max_message_bytes=100))
     producer = closing(producer_of(address))
-    producer.connect(5)
+    producer.connect(PATIENCE_S)
     with pytest.raises(ValueError, match="event of 101 bytes: the source takes 100"):
         producer.send(b"x" * 101)
     assert producer.send(b"x" * 100) == 1
-    assert producer.flush(5)
+    assert producer.flush(PATIENCE_S)
 
 
 def test_an_event_kept_that_is_too_large_is_told_instead_of_sent_for_ever(
@@ -423,7 +424,7 @@ def test_an_event_kept_that_is_too_large_is_told_instead_of_sent_for_ever(
     producer.send(b"x" * 101, seq=1)
     daemon = closing(Daemon(address, max_message_bytes=100))
     with pytest.raises(Refused, match="too_large"):
-        producer.flush(5)
+        producer.flush(PATIENCE_S)
     assert daemon.source.counters()["malformed"] == 0
 
 
@@ -451,7 +452,7 @@ def test_curve_carries_events_and_keeps_others_out(
 
     known = producer(public, secret, "known")
     send(known, 1, 100)
-    assert known.flush(5)
+    assert known.flush(PATIENCE_S)
     with pytest.raises(TimeoutError):
         producer(other, other_secret, "other").connect(0.5)
     assert daemon.numbers("known") == list(range(1, 101))
@@ -467,7 +468,7 @@ def test_a_cut_connection_loses_and_doubles_nothing(address: str, closing: Closi
     for round_ in range(5):
         send(producer, 400 * round_ + 1, 400 * (round_ + 1))
         proxy.cut()
-    assert producer.flush(20)
+    assert producer.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(1, 2001))
 
 
@@ -479,7 +480,7 @@ def test_a_half_open_connection_is_noticed_and_left(address: str, closing: Closi
     daemon.wait_for(100)
     proxy.freeze()
     send(producer, 101, 200)
-    assert producer.flush(10)
+    assert producer.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(1, 201))
 
 
@@ -489,43 +490,43 @@ def test_a_slow_line_changes_nothing(address: str, closing: Closing) -> None:
     proxy.delay_s = 0.02
     producer = closing(producer_of(proxy.address))
     send(producer, 1, 500)
-    assert producer.flush(20)
+    assert producer.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(1, 501))
     assert daemon.source.counters()["over_credit"] == 0
 
 
 def test_a_killed_daemon_gets_again_what_was_in_no_snapshot(address: str, closing: Closing) -> None:
-    first = Daemon(address)
+    first = closing(Daemon(address))
     producer = closing(producer_of(address))
     send(producer, 1, 300)
-    assert producer.flush(5)
+    assert producer.flush(PATIENCE_S)
     first.saves = False
     send(producer, 301, 500)
     first.wait_for(500)
     first.close()
     send(producer, 501, 600)
     second = closing(Daemon(address, first.resume))
-    assert producer.flush(10)
+    assert producer.flush(PATIENCE_S)
     assert second.numbers() == list(range(301, 601))
 
 
 def test_an_older_snapshot_than_the_one_acknowledged_is_a_gap_told_to_both(
     address: str, closing: Closing, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = Daemon(address)
+    first = closing(Daemon(address))
     producer = closing(producer_of(address))
     send(producer, 1, 300)
-    assert producer.flush(5)
+    assert producer.flush(PATIENCE_S)
     first.close()
-    second = Daemon(address, {"producer/p": 200})
+    second = closing(Daemon(address, {"producer/p": 200}))
     send(producer, 301, 310)  # kept while there is room
     with pytest.raises(Refused, match=r"gap: events 201 to 300 of producer p are missing"):
-        producer.flush(5)
+        producer.flush(PATIENCE_S)
     assert second.events == []
     second.close()
     third = closing(Daemon(address, {"producer/p": 200}, on_gap="accept"))
     wait_until(lambda: producer.refused is None)
-    assert producer.flush(10)
+    assert producer.flush(PATIENCE_S)
     assert third.numbers() == list(range(301, 311))
     assert third.source.counters()["gap_events"] == 100
 
@@ -535,17 +536,17 @@ def test_an_older_snapshot_than_the_one_acknowledged_is_a_gap_told_to_both(
 
 def test_a_caller_with_a_log_goes_on_behind_what_is_durable(address: str, closing: Closing) -> None:
     daemon = closing(Daemon(address))
-    first = producer_of(address)
+    first = closing(producer_of(address))
     for seq in range(1, 101):
         first.send(b"event %d" % seq, seq)
-    assert first.flush(5)
+    assert first.flush(PATIENCE_S)
     daemon.saves = False
     for seq in range(101, 151):
         first.send(b"event %d" % seq, seq)
     daemon.wait_for(150)
     first.close()
     second = closing(producer_of(address))
-    assert second.connect(5) == second.resume_after == 100  # 150 are taken, 100 durable
+    assert second.connect(PATIENCE_S) == second.resume_after == 100  # 150 are taken, 100 durable
     for seq in range(second.resume_after + 1, 201):
         second.send(b"event %d" % seq, seq)
     daemon.wait_for(200)
@@ -554,20 +555,20 @@ def test_a_caller_with_a_log_goes_on_behind_what_is_durable(address: str, closin
 
 def test_both_dead_and_the_log_still_brings_everything_back(address: str, closing: Closing) -> None:
     """The case that needs `resume_after` to be what is durable, not what was taken."""
-    daemon = Daemon(address)
+    daemon = closing(Daemon(address))
     daemon.saves = False
-    first = producer_of(address)
+    first = closing(producer_of(address))
     for seq in range(1, 51):
         first.send(b"event %d" % seq, seq)
     daemon.wait_for(50)
     first.close()
     second = closing(producer_of(address))
-    second.connect(5)
+    second.connect(PATIENCE_S)
     daemon.close()
     for seq in range((second.resume_after or 0) + 1, 101):
         second.send(b"event %d" % seq, seq)
     daemon = closing(Daemon(address))
-    assert second.flush(10)
+    assert second.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(1, 101))
 
 
@@ -576,7 +577,7 @@ def test_replaying_a_whole_log_passes_over_what_is_durable(address: str, closing
     producer = closing(producer_of(address))
     for seq in range(1, 101):
         producer.send(b"event %d" % seq, seq)
-    assert producer.flush(5)
+    assert producer.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(61, 101))
 
 
@@ -592,7 +593,7 @@ def test_a_number_that_does_not_follow_is_refused(address: str, closing: Closing
 def test_a_number_beyond_what_the_source_needs_is_refused(address: str, closing: Closing) -> None:
     closing(Daemon(address, {"producer/p": 5}))
     producer = closing(producer_of(address))
-    producer.connect(5)
+    producer.connect(PATIENCE_S)
     with pytest.raises(ValueError, match="seq: 6 is the next one the source needs, got 7"):
         producer.send(b"x", 7)
 
@@ -600,7 +601,7 @@ def test_a_number_beyond_what_the_source_needs_is_refused(address: str, closing:
 def test_a_producer_without_memory_numbers_on(address: str, closing: Closing) -> None:
     daemon = closing(Daemon(address, {"producer/p": 41}))
     producer = closing(producer_of(address))
-    assert producer.send(b"x", timeout_s=5) == 42
+    assert producer.send(b"x", timeout_s=PATIENCE_S) == 42
     daemon.wait_for(1)
     assert daemon.numbers() == [42]
 
@@ -637,10 +638,10 @@ def test_a_killed_producer_finds_its_events_in_its_spool(
 def test_a_damaged_end_of_a_spool_is_cut_off_and_kept_beside(
     address: str, tmp_path: Path, damage: str, closing: Closing
 ) -> None:
-    daemon = Daemon(address)
+    daemon = closing(Daemon(address))
     daemon.saves = False
     spool = tmp_path / "spool"
-    producer = producer_of(address, spool=spool, fsync=True)
+    producer = closing(producer_of(address, spool=spool, fsync=True))
     send(producer, 1, 10)
     producer.close()
     daemon.close()
@@ -652,15 +653,15 @@ def test_a_damaged_end_of_a_spool_is_cut_off_and_kept_beside(
         "zeros": content[: -size - 1] + bytes(size + 1),
     }[damage]
     spool.write_bytes(torn)
-    again = producer_of(address, spool=spool)
+    again = closing(producer_of(address, spool=spool))
     assert again.n_kept == 9
     assert torn.endswith((tmp_path / "spool.damaged").read_bytes())
     daemon = closing(Daemon(address))
-    assert again.send(b"event 10", timeout_s=5) == 10
+    assert again.send(b"event 10", timeout_s=PATIENCE_S) == 10
     again.close()
     third = closing(producer_of(address, spool=spool))
     assert third.n_kept <= 10
-    assert third.flush(5)
+    assert third.flush(PATIENCE_S)
     assert daemon.numbers() == list(range(1, 11))
 
 
@@ -674,8 +675,8 @@ def test_a_spool_shrinks_as_events_become_durable(
     for n in range(1000):
         producer.send(b"x" * 10_000)
         most = max(most, spool.stat().st_size)
-        assert n % 50 or producer.flush(10)
-    assert producer.flush(10)
+        assert n % 50 or producer.flush(PATIENCE_S)
+    assert producer.flush(PATIENCE_S)
     assert most < 1 << 20 | 3 * 50 * 10_100
     daemon.saves = False
     assert [producer.send(b"y"), producer.send(b"y")] == [1001, 1002]

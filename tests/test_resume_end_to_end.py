@@ -86,7 +86,7 @@ def run_there(events: Path, folder: Path, fault: str) -> int:
         env=os.environ | {"OMP_NUM_THREADS": "1", "STREAM_RNN_FAULT": fault},
         stderr=subprocess.DEVNULL,
         check=False,
-        timeout=100,
+        timeout=300,
     ).returncode
 
 

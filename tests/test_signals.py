@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         daemon.wait()
 
 
-def wait_for(condition: Callable[[], bool], patience_s: float = 30.0) -> None:
+def wait_for(condition: Callable[[], bool], patience_s: float = 300.0) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -81,7 +81,7 @@ def test_a_signal_drains_and_snapshots(number: int, start: Start, tmp_path: Path
     daemon = start()
     wait_for(lambda: bool(predictions(tmp_path)))
     daemon.send_signal(number)
-    assert daemon.wait(20) == 0
+    assert daemon.wait(300) == 0
     last = predictions(tmp_path)[-1]
     newest = snapshot.read(snapshot.snapshots(tmp_path / "state")[0])
     assert newest.positions == {"source": {last["partition"]: last["position"]}}
@@ -97,7 +97,7 @@ def test_a_second_signal_leaves_at_once(start: Start, tmp_path: Path) -> None:
         "class Stuck(JsonlSource):\n"
         "    def poll(self, max_events, timeout_s):\n"
         "        open('polled', 'w').close()\n"
-        "        end = time.monotonic() + 60\n"
+        "        end = time.monotonic() + 600\n"
         "        while time.monotonic() < end:\n"
         "            time.sleep(0.1)\n"
     )
@@ -108,7 +108,7 @@ def test_a_second_signal_leaves_at_once(start: Start, tmp_path: Path) -> None:
     time.sleep(0.3)
     assert daemon.poll() is None  # it waits for the poll to come back
     daemon.send_signal(signal.SIGINT)
-    assert daemon.wait(5) == 128 + signal.SIGINT
+    assert daemon.wait(300) == 128 + signal.SIGINT
 
 
 @pytest.mark.slow
@@ -118,12 +118,12 @@ def test_a_signal_ends_the_waiting_for_a_source_that_is_not_there(
     daemon = start()
     wait_for(lambda: "does not exist yet" in (tmp_path / "log").read_text())
     daemon.send_signal(signal.SIGTERM)
-    assert daemon.wait(20) == 0
+    assert daemon.wait(300) == 0
 
 
 @pytest.mark.slow
 def test_a_source_that_is_gone_for_too_long_is_exit_code_75(start: Start, tmp_path: Path) -> None:
-    assert start(gone_s=0.3).wait(30) == 75
+    assert start(gone_s=0.3).wait(300) == 75
     log = (tmp_path / "log").read_text()
     assert "stream-rnn: [source] not reachable for 0.3 s ([limits] gone_s)" in log
     assert "events.jsonl does not exist yet" in log

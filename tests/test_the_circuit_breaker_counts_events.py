@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -109,12 +110,17 @@ def test_a_senseless_breaker_is_refused(table: dict[str, object], complaint: str
         Limits(**table)  # type: ignore[arg-type]
 
 
-def test_an_event_costs_it_less_than_a_microsecond_or_two() -> None:
+def test_an_event_costs_it_no_more_than_some_empty_calls() -> None:
+    """Less than a microsecond or two, on a machine of today."""
     count = Rig(1000).breaker.count
-    best = 1e9
-    for _ in range(5):  # the least of some: the machine is shared
-        start = time.perf_counter()
-        for _ in range(10_000):
-            count(None)
-        best = min(best, time.perf_counter() - start)
-    assert best / 10_000 < 2e-6
+
+    def cost_s(call: Callable[[None], object]) -> float:
+        costs = []
+        for _ in range(7):  # the least of some: the machine is shared
+            start = time.thread_time()
+            for _ in range(10_000):
+                call(None)
+            costs.append(time.thread_time() - start)
+        return min(costs)
+
+    assert cost_s(count) < 30 * cost_s(lambda each: None)

@@ -72,7 +72,7 @@ def daemon(folder: Path, ends: Ends, sequence: str = "none") -> Iterator[Runtime
         yield runtime
     finally:
         runtime.stop()
-        thread.join(20)
+        thread.join(120)
         store.close()
     assert not thread.is_alive()
 
@@ -86,7 +86,7 @@ def send(socket: "zmq.Socket[bytes]", first: int, last: int, skip: int = -1) -> 
 def receive(socket: "zmq.Socket[bytes]", n: int) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for _ in range(n):
-        assert socket.poll(10_000), f"{len(lines)} of {n} predictions came"
+        assert socket.poll(60_000), f"{len(lines)} of {n} predictions came"
         lines.append(json.loads(socket.recv()))
     return lines
 

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ class Run:
 
     def __init__(self, folder: Path, n_events: int) -> None:
         folder.mkdir()
+        self._started: list[subprocess.Popen[bytes]] = []
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
@@ -67,9 +70,17 @@ class Run:
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
             )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """Kill what a failed test left."""
+        for process in self._started:
+            process.kill()
+            process.wait()
 
     def daemon(self) -> subprocess.Popen[bytes]:
         return self._start("-m", "stream_rnn", "run", "config.toml")
@@ -87,17 +98,18 @@ class Run:
         return [json.loads(line) for line in written[: written.rfind(b"\n") + 1].splitlines()]
 
     def wait_for_progress(self, process: subprocess.Popen[bytes]) -> None:
-        before, until = len(self.lines()), time.monotonic() + 40
-        while len(self.lines()) <= before and time.monotonic() < until:
+        before, until = len(self.lines()), time.monotonic() + 300
+        while len(self.lines()) <= before:
             assert process.poll() is None, (self.folder / "log").read_text()[-3000:]
+            assert time.monotonic() < until, (self.folder / "log").read_text()[-3000:]
             time.sleep(0.01)
 
     def finish(self, daemon: subprocess.Popen[bytes], producer: subprocess.Popen[bytes]) -> None:
         """The producer leaves once everything is durable; then the daemon is told to."""
         log = self.folder / "log"
-        assert producer.wait(120) == 0, log.read_text()[-3000:]
+        assert producer.wait(300) == 0, log.read_text()[-3000:]
         daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(60) == 0, log.read_text()[-3000:]
+        assert daemon.wait(300) == 0, log.read_text()[-3000:]
 
     def first_of_each_id(self) -> list[dict[str, Any]]:
         kept: dict[str, dict[str, Any]] = {}
@@ -106,6 +118,9 @@ class Run:
             assert line["id"] not in kept or (told and kept[line["id"]] == line)
             kept.setdefault(line["id"], line)
         return list(kept.values())
+
+
+Make = Callable[[Path, int], Run]
 
 
 def assert_same_end(one: Run, other: Run) -> None:
@@ -122,30 +137,38 @@ def assert_same_end(one: Run, other: Run) -> None:
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Nothing happened in it."""
-    run = Run(tmp_path_factory.mktemp("calm") / "run", N_EVENTS)
-    run.finish(run.daemon(), run.replayer())
+    with closing(Run(tmp_path_factory.mktemp("calm") / "run", N_EVENTS)) as run:
+        run.finish(run.daemon(), run.replayer())
     return run
 
 
+@pytest.fixture
+def make() -> Iterator[Callable[[Path, int], Run]]:
+    """Makes runs; what they started ends with the test."""
+    with ExitStack() as stack:
+        yield lambda folder, n_events: stack.enter_context(closing(Run(folder, n_events)))
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("memory", ["log", "spool"])
 def test_killing_daemon_and_producer_leaves_no_trace(
-    calm: Run, tmp_path: Path, memory: str
+    calm: Run, make: Make, tmp_path: Path, memory: str
 ) -> None:
-    chance, storm = random.Random(7), Run(tmp_path / "storm", N_EVENTS)
+    chance, storm = random.Random(7), make(tmp_path / "storm", N_EVENTS)
     produce = storm.replayer if memory == "log" else storm.spooler
     daemon, producer = storm.daemon(), produce()
     for _ in range(5):
         storm.wait_for_progress(daemon)
         time.sleep(chance.uniform(0.0, 0.06))
         daemon.kill()
-        assert daemon.wait(20) == -signal.SIGKILL
+        assert daemon.wait(300) == -signal.SIGKILL
         daemon = storm.daemon()
         if chance.random() < 0.6:
             storm.wait_for_progress(daemon)
             time.sleep(chance.uniform(0.0, 0.04))
             producer.kill()
-            assert producer.wait(20) == -signal.SIGKILL
+            assert producer.wait(300) == -signal.SIGKILL
             producer = produce()
     assert len(storm.first_of_each_id()) < N_EVENTS, "the stream was over too soon; make it longer"
     storm.finish(daemon, producer)
@@ -154,12 +177,12 @@ def test_killing_daemon_and_producer_leaves_no_trace(
 
 
 @pytest.mark.slow
-def test_one_kill_of_the_daemon_loses_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", 400)
+def test_one_kill_of_the_daemon_loses_nothing(make: Make, tmp_path: Path) -> None:
+    run = make(tmp_path / "run", 400)
     daemon, producer = run.daemon(), run.replayer()
     run.wait_for_progress(daemon)
     daemon.kill()
-    daemon.wait(20)
+    daemon.wait(300)
     run.finish(run.daemon(), producer)
     ids = [line["id"] for line in run.first_of_each_id()]
     assert ids == [f"producer/p:{n}" for n in range(1, 401)]

@@ -130,9 +130,9 @@ def judge(victims: Sequence[Victim], steps: Sequence[str], stream: Path, n_event
     for victim, survivor, step in zip(victims, survivors, steps, strict=True):
         place = victim.place
         try:
-            place.wait_for(n_events, 300.0)
+            place.wait_for(n_events, 900.0)
             last = survivor.size()
-            finish(place, survivor, n_events, victim.producer, 300.0)
+            finish(place, survivor, n_events, victim.producer, 900.0)
         except (RuntimeError, TimeoutError) as error:
             victim.wrong.append(str(error))
             last = (0.0, 0)

@@ -36,7 +36,7 @@ class Daemon:
         """Its exit code, negative for a signal; None while it runs."""
         return self.nursery.code(self.pid, 0.0)
 
-    def wait(self, timeout_s: float = 60.0) -> int:
+    def wait(self, timeout_s: float = 300.0) -> int:
         """Until it ends; its exit code. Raises TimeoutError with the end of its log."""
         code = self.nursery.code(self.pid, timeout_s)
         if code is None:
@@ -109,7 +109,7 @@ class Nursery:
         assert self._parent.stdin is not None
         self._parent.stdin.write(json.dumps(request).encode() + b"\n")
         self._parent.stdin.flush()
-        until = time.monotonic() + 60.0
+        until = time.monotonic() + 300.0
         while not self._pids:
             if not self._listen(until):
                 raise TimeoutError("the parent of the daemons does not answer")
@@ -154,8 +154,12 @@ class Nursery:
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         self._parent.stdin.close()
-        self._parent.wait(30)
-        self._parent.stdout.close()
+        try:
+            self._parent.wait(120)
+        finally:
+            self._parent.kill()
+            self._parent.wait()
+            self._parent.stdout.close()
 
     def __enter__(self) -> Nursery:
         return self

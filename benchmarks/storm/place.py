@@ -183,7 +183,7 @@ class Place:
             reader.close()
             journal.close()
 
-    def wait_for(self, n_events: int, timeout_s: float = 60.0) -> None:
+    def wait_for(self, n_events: int, timeout_s: float = 300.0) -> None:
         """Until that many are in a snapshot."""
         until = time.monotonic() + timeout_s
         while self.applied() < n_events:
@@ -203,7 +203,7 @@ def finish(
     daemon: Daemon,
     n_events: int,
     producer: subprocess.Popen[bytes] | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float = 300.0,
 ) -> None:
     """Everything comes, is learned and durable; then the daemon leaves.
 

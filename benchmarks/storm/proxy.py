@@ -99,7 +99,7 @@ class Proxy:
 
     def __enter__(self) -> Proxy:
         self._thread.start()
-        if not self._is_ready.wait(10):
+        if not self._is_ready.wait(60):
             raise TimeoutError("the proxy did not start")
         return self
 
@@ -110,4 +110,4 @@ class Proxy:
         trace: TracebackType | None,
     ) -> None:
         self._call(self._ended.set)
-        self._thread.join(10)
+        self._thread.join(60)

@@ -37,7 +37,7 @@ def check_sink(
     make: Callable[[], Sink],
     read: Callable[[], list[Record]],
     *,
-    patience_s: float = 5.0,
+    patience_s: float = 60.0,
 ) -> None:
     """Assert that what `make` builds keeps the contract of `Sink`.
 

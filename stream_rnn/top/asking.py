@@ -11,7 +11,7 @@ import time
 from stream_rnn.http.bounded import Limited
 from stream_rnn.top.place import Place
 
-PATIENCE_S = 3.0  # for the whole answer, connecting included
+PATIENCE_S = 3.0
 MOST_BYTES = 4 << 20  # a page of metrics is about 20 KiB
 _STATUS_LINE_BYTES = 1024
 
@@ -21,13 +21,20 @@ class NoAnswer(Exception):
 
 
 def ask(
-    place: Place, path: str, patience_s: float = PATIENCE_S, most_bytes: int = MOST_BYTES
+    place: Place, path: str, patience_s: float | None = None, most_bytes: int = MOST_BYTES
 ) -> bytes:
     """The body of a page. Any thread; a redirection is not followed.
+
+    Args:
+        place: whom to ask.
+        path: of the page.
+        patience_s: for the whole answer, connecting included; by default `PATIENCE_S`.
+        most_bytes: of the answer.
 
     Raises:
         NoAnswer: whatever kept it from us.
     """
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     until = time.monotonic() + patience_s
     try:
         with _connected(place, patience_s) as connection:

@@ -34,7 +34,7 @@ def test_the_writer_saves_in_the_background(
     writer: SnapshotWriter, store: Store, snapshot: Callable[..., Snapshot]
 ) -> None:
     assert writer.submit(snapshot(1))
-    assert writer.drain(10)
+    assert writer.drain(120)
 
     (saved,) = writer.finished()
     assert isinstance(saved, SavedInfo)
@@ -47,17 +47,17 @@ def test_one_snapshot_at_a_time_is_in_flight_and_nobody_waits(
     store: Store, snapshot: Callable[..., Snapshot]
 ) -> None:
     release = threading.Event()
-    writer = SnapshotWriter(store, before=lambda: assert_(release.wait(10)))
+    writer = SnapshotWriter(store, before=lambda: assert_(release.wait(120)))
 
     assert writer.submit(snapshot(1))
     started = time.monotonic()
     assert not writer.submit(snapshot(2))
     assert writer.finished() == []
     assert not writer.drain(0.01)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
     release.set()
-    assert writer.drain(10)
+    assert writer.drain(120)
     assert writer.submit(snapshot(3))
     writer.close()
     assert [result.step for result in writer.finished()] == [1, 3]
@@ -95,7 +95,7 @@ def test_no_state_is_written_when_the_sinks_cannot_be_flushed(
     writer = SnapshotWriter(store, before=flush)
     for step in (1, 2, 3):
         writer.submit(snapshot(step))
-        writer.drain(10)
+        writer.drain(120)
     writer.close()
 
     first, second, third = writer.finished()
@@ -112,9 +112,9 @@ def test_a_failed_save_is_reported_and_the_next_one_works(
     writer: SnapshotWriter, snapshot: Callable[..., Snapshot]
 ) -> None:
     writer.submit(snapshot(1, W=torch.full((2,), float("nan"))))
-    writer.drain(10)
+    writer.drain(120)
     writer.submit(snapshot(2))
-    writer.drain(10)
+    writer.drain(120)
 
     failed, saved = writer.finished()
     assert isinstance(failed, Failure)
@@ -127,7 +127,7 @@ def test_fencing_reaches_the_loop(
 ) -> None:
     (store.directory / "epoch").write_text("5\n")
     writer.submit(snapshot(1))
-    writer.drain(10)
+    writer.drain(120)
 
     (failed,) = writer.finished()
     assert isinstance(failed, Failure)
@@ -141,7 +141,7 @@ def test_the_writer_lets_the_copy_go(
     alive = weakref.ref(tensor)
     writer.submit(snapshot(1, W=tensor))
     del tensor
-    assert writer.drain(10)
+    assert writer.drain(120)
     gc.collect()
 
     assert alive() is None
@@ -160,7 +160,7 @@ def test_the_stages_of_a_snapshot_come_in_order(
     stages: list[str] = []
     writer = SnapshotWriter(store, before=lambda: None, fault=stages.append)
     writer.submit(snapshot(1))
-    writer.drain(10)
+    writer.drain(120)
     writer.finished()
     writer.close()
 
@@ -184,7 +184,7 @@ def child(directory):
     for step in range(1, 6):
         W = torch.full((3, 4), float(step))
         writer.submit(Snapshot(step, {"W": W}, b"{}", {"main": {"0": step}}, "f", {}, {}))
-        assert writer.drain(30)
+        assert writer.drain(120)
         for saved in writer.finished():
             with open(directory / "acked", "a") as file:
                 file.write(f"{saved.step}\\n")
@@ -208,7 +208,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, in
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=300,
     )
     codes = dict(line.split() for line in done.stdout.splitlines())
     return folder, {stage: int(code) for stage, code in codes.items()}
@@ -245,7 +245,7 @@ def test_a_fault_that_would_never_fire_is_refused(setting: str) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
     assert done.returncode != 0

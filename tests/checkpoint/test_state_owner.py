@@ -34,7 +34,7 @@ def test_a_second_process_is_told_the_owners_pid(store: Store) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
 
     lines = second.stdout.splitlines()
@@ -47,7 +47,7 @@ def test_open_waits_for_a_process_that_leaves(store: Store) -> None:
     later.start()
     successor = Store(store.directory)
 
-    successor.open(wait_s=10)
+    successor.open(wait_s=120)
 
     assert successor.epoch == 2
     successor.close()

@@ -10,17 +10,18 @@ from stream_rnn.testing import check_source
 
 
 def test_the_source_conforms() -> None:
-    check_source(lambda: HostSource(interval_s=0.02), expected=None)
+    check_source(lambda: HostSource(interval_s=0.02), expected=None, slack_s=30.0)
 
 
 def test_a_record_holds_every_metric_as_a_number_and_the_time() -> None:
     with HostSource(interval_s=0.02) as source:
         source.open(None)
-        (event,) = source.poll(10, 1.0).events
+        began = time.time()
+        (event,) = source.poll(10, 60.0).events
     record = json.loads(event.data)
     assert set(record) == {"timestamp", *METRICS}
     assert all(math.isfinite(record[name]) and record[name] >= 0 for name in METRICS)
-    assert abs(record["timestamp"] - time.time()) < 5
+    assert began - 1.0 < record["timestamp"] < time.time() + 1.0
     assert event.timestamp == record["timestamp"]
 
 
@@ -36,16 +37,16 @@ def test_intervals_that_passed_in_a_pause_are_skipped_and_counted() -> None:
     with HostSource(interval_s=0.02) as source:
         source.open(None)
         time.sleep(0.1)
-        assert len(source.poll(10, 1.0).events) == 1
+        assert len(source.poll(10, 60.0).events) == 1
         assert source.counters()["intervals_missed"] >= 3
 
 
 def test_numbering_continues_after_the_position_resumed_from() -> None:
     with HostSource(interval_s=0.01) as source:
         source.open({"host": 41})
-        assert source.poll(1, 1.0).events[0].position == 42
+        assert source.poll(1, 60.0).events[0].position == 42
         source.open({"host": 41})  # as after a broken connection, with an older snapshot
-        assert source.poll(1, 1.0).events[0].position == 43
+        assert source.poll(1, 60.0).events[0].position == 43
 
 
 @pytest.mark.parametrize("interval_s", [0.0, -1.0, math.nan, math.inf])

@@ -1,4 +1,3 @@
-import itertools
 import json
 import time
 from typing import Any
@@ -21,12 +20,12 @@ def _take(n: int, after: int | None = None, **settings: Any) -> list[dict[str, f
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_the_source_conforms(signal: Any) -> None:
     expected = [json.dumps(r, separators=(",", ":")).encode() for r in _take(50, signal=signal)]
-    check_source(lambda: SyntheticSource(signal, n=50), expected=expected)
+    check_source(lambda: SyntheticSource(signal, n=50), expected=expected, slack_s=30.0)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_an_endless_source_conforms(signal: Any) -> None:
-    check_source(lambda: SyntheticSource(signal), expected=None, n_events=30)
+    check_source(lambda: SyntheticSource(signal), expected=None, n_events=30, slack_s=30.0)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
@@ -38,10 +37,10 @@ def test_the_stream_can_be_taken_up_anywhere(signal: str, after: int) -> None:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 def test_taking_up_a_stream_after_a_year_costs_nothing(signal: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     (record,) = _take(1, after=30_000_000_000, signal=signal)
     assert record["t"] == 30_000_000_001
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 10.0  # one by one it would take hours
 
 
 def test_another_seed_is_another_stream() -> None:
@@ -84,10 +83,12 @@ def test_the_stream_ends_after_n_events() -> None:
 def test_a_rate_is_kept() -> None:
     with SyntheticSource(rate_hz=200) as source:
         source.open(None)
-        began = time.monotonic()
-        n = sum(len(source.poll(1000, 0.02).events) for _ in itertools.repeat(None, 10))
-        elapsed_s = time.monotonic() - began
-    assert 0.5 * 200 * elapsed_s - 2 <= n <= 200 * elapsed_s + 1
+        began, n = time.monotonic(), 0
+        for _ in range(10):
+            before_s = time.monotonic() - began  # a busy machine may pause us anywhere
+            n += len(source.poll(1000, 0.02).events)
+        after_s = time.monotonic() - began
+    assert 0.5 * 200 * before_s - 2 <= n <= 200 * after_s + 2
 
 
 def test_a_rate_slower_than_the_timeout_gives_empty_polls() -> None:

@@ -23,7 +23,7 @@ def test_the_custom_source_conforms(tmp_path: Path) -> None:
     with closing(sqlite3.connect(database)) as db, db:
         db.execute("CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, payload BLOB)")
         db.executemany("INSERT INTO events (payload) VALUES (?)", [(p,) for p in payloads])
-    check_source(lambda: SqliteSource(str(database)), expected=payloads)
+    check_source(lambda: SqliteSource(str(database)), expected=payloads, slack_s=30.0)
 
 
 def test_the_custom_source_names_a_missing_file(tmp_path: Path) -> None:

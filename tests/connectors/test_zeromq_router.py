@@ -18,7 +18,9 @@ from stream_rnn.testing import check_source
 
 LINES = [b'{"n": %d}' % n for n in range(6)]
 NONCE, OTHER = b"first   ", b"second  "
+PATIENCE_S = 60.0  # for what comes in milliseconds unless the machine is very busy
 Status = dict[str, int]
+Until = Callable[..., None]
 
 
 def free_address() -> str:
@@ -100,25 +102,25 @@ def place() -> Iterator[Place]:
     place.close()
 
 
-def take(source: ZeromqRouterSource, n: int = 1000, max_events: int = 1000) -> list[Event]:
-    """`n` events, or what came until nothing came any more."""
+def take(source: ZeromqRouterSource, n: int, counters: dict[str, int] | None = None) -> list[Event]:
+    """Poll until `n` events came and these counters stand so; then what else there is, at once."""
     events: list[Event] = []
-    while len(events) < n:
-        batch = source.poll(max_events, 0.15)
-        if not batch.events:
-            break
-        events += batch.events
-    return events
+    until = time.monotonic() + PATIENCE_S
+    while len(events) < n or any(source.counters()[c] < v for c, v in (counters or {}).items()):
+        assert time.monotonic() < until, f"{len(events)} of {n} came; {source.counters()}"
+        events += source.poll(1000, 0.02).events
+    return [*events, *source.poll(1000, 0.02).events]
 
 
-def answer(source: ZeromqRouterSource, peer: Peer) -> list[tuple[str, Any]]:
-    """Poll until the peer hears something."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
+def answer(source: ZeromqRouterSource, peer: Peer, n: int = 1) -> list[tuple[str, Any]]:
+    """Poll until the peer has heard `n` things."""
+    said: list[tuple[str, Any]] = []
+    until = time.monotonic() + PATIENCE_S
+    while len(said) < n:
+        assert time.monotonic() < until, f"heard {said}"
         assert not source.poll(0, 0.02).events
-        if said := peer.heard():
-            return said
-    raise AssertionError("no answer")
+        said += peer.heard()
+    return said
 
 
 def numbers(events: list[Event]) -> list[int]:
@@ -141,7 +143,7 @@ def test_the_source_conforms(place: Place) -> None:
         return ZeromqRouterSource(place.address)
 
     try:
-        check_source(make, expected=LINES)
+        check_source(make, expected=LINES, slack_s=30.0)
     finally:
         while producers:
             producers.pop().close()
@@ -151,9 +153,7 @@ def test_an_event_stands_under_its_producers_name_and_number(place: Place) -> No
     source, peer = place.source(), place.peer()
     peer.hello(name=b"sensor-7")
     peer.data(1, 2)
-    batch = source.poll(10, 2.0)
-    events = list(batch.events) + take(source, 2 - len(batch.events))
-    assert events == [
+    assert take(source, 2) == [
         Event("producer/sensor-7", 1, b"event 1"),
         Event("producer/sensor-7", 2, b"event 2"),
     ]
@@ -186,8 +186,8 @@ def test_who_did_not_say_hello_is_asked_who_it_is(place: Place) -> None:
     peer.data(1)
     peer.ping()
     assert answer(source, peer) == [("S", 0)]
+    assert take(source, 0, {"strangers": 1}) == []
     assert source.counters()["strangers"] == 1
-    assert take(source) == []
 
 
 def test_a_new_connection_is_greeted_at_once(place: Place) -> None:
@@ -200,11 +200,14 @@ def test_a_newer_life_of_a_producer_supersedes_the_older_one(place: Place) -> No
     old.hello()
     answer(source, old)
     new.hello(nonce=OTHER)
-    assert [(kind, status["turn"]) for kind, status in answer(source, new)] == [("A", 0), ("W", 1)]
+    assert [(kind, status["turn"]) for kind, status in answer(source, new, 2)] == [
+        ("A", 0),
+        ("W", 1),
+    ]
     assert answer(source, old) == [("E", "superseded")]
     old.data(1)
     new.data(1)
-    assert len(take(source)) == 1
+    assert len(take(source, 1)) == 1
     old.hello()  # back from behind a cut cable
     assert answer(source, old)[-1] == ("E", "superseded")
     assert source.counters()["superseded"] == 1
@@ -215,15 +218,16 @@ def test_the_same_life_on_another_connection_goes_on(place: Place) -> None:
     old.hello()
     old.data(1, 2)
     assert len(take(source, 2)) == 2
+    assert answer(source, old)[0][0] == "W"
     new.turn = old.turn
     new.hello(1, 2)
     ((kind, status),) = answer(source, new)
     assert (kind, status["last"]) == ("W", 2)
-    assert old.heard()[-1][0] != "E"
+    assert [kind for kind, _ in old.heard() if kind == "E"] == []
     old.turn -= 1
     old.hello(1, 2)  # comes late, from a connection that is no more
     new.data(3)
-    assert numbers(take(source)) == [3]
+    assert numbers(take(source, 1)) == [3]
 
 
 def test_the_last_word_of_a_dead_producer_does_not_supersede_its_successor(place: Place) -> None:
@@ -236,9 +240,9 @@ def test_the_last_word_of_a_dead_producer_does_not_supersede_its_successor(place
     old.close()
     time.sleep(0.1)  # and its connection is gone
     new.data(1)
-    assert numbers(take(source)) == [1]
+    assert numbers(take(source, 1)) == [1]
     new.data(2)
-    assert numbers(take(source)) == [2]
+    assert numbers(take(source, 1)) == [2]
     assert source.counters()["superseded"] == 0
 
 
@@ -271,7 +275,7 @@ def test_doubles_are_dropped_and_counted(place: Place) -> None:
     source, peer = place.source(), place.peer()
     peer.hello()
     peer.data(1, 2, 1, 2, 3)
-    assert numbers(take(source)) == [1, 2, 3]
+    assert numbers(take(source, 3)) == [1, 2, 3]
     assert source.counters()["doubles"] == 2
 
 
@@ -280,11 +284,15 @@ def test_what_is_beyond_a_missing_event_is_asked_for_again(place: Place) -> None
     peer.hello()
     answer(source, peer)
     peer.data(1, 3, 4)
-    assert numbers(take(source)) == [1]
-    asked = [status["last"] for kind, status in peer.heard() if kind == "W"]
-    assert asked == [1]  # once, not for each of them
+    assert numbers(take(source, 1, {"out_of_order": 2})) == [1]
     peer.data(2, 3, 4)
-    assert numbers(take(source)) == [2, 3, 4]
+    assert numbers(take(source, 3)) == [2, 3, 4]
+    peer.ping(sent=4, newest=4)
+    said = answer(source, peer, 2)
+    while said[-1][1]["last"] < 4:
+        said += answer(source, peer)
+    asked = [status["last"] for kind, status in said if kind == "W"]
+    assert asked == [1]  # once, not for each of them
     assert source.counters()["out_of_order"] == 2
 
 
@@ -295,8 +303,10 @@ def test_a_lost_tail_is_noticed_by_the_next_ping(place: Place) -> None:
     peer.data(1)
     assert numbers(take(source, 1)) == [1]
     peer.ping(sent=2, newest=2)
-    ((kind, status),) = answer(source, peer)
-    assert (kind, status["last"]) == ("W", 1)
+    said = answer(source, peer)
+    while not (asked := [status for kind, status in said if kind == "W"]):
+        said = answer(source, peer)
+    assert [status["last"] for status in asked] == [1]
 
 
 def test_a_ping_is_answered_even_if_nothing_is_new(place: Place) -> None:
@@ -314,9 +324,13 @@ def test_only_a_durable_snapshot_acknowledges(place: Place) -> None:
     peer.data(*range(1, 11))
     take(source, 10)
     peer.ping(10, 10)
-    assert answer(source, peer)[-1][1]["acked"] == 0
+    said = answer(source, peer)
+    while said[-1][1]["taken"] < 10:
+        said += answer(source, peer)
+    assert {status["acked"] for _, status in said} == {0}
     source.ack({"producer/p": 7, "producer/unknown": 3})
-    ((_, status),) = answer(source, peer)
+    while (status := answer(source, peer)[-1][1])["acked"] == 0:
+        continue  # said before
     assert (status["acked"], status["taken"]) == (7, 10)
 
 
@@ -336,44 +350,45 @@ def test_events_taken_and_not_saved_are_not_acknowledged_by_opening_again(place:
     assert (status["last"], status["acked"]) == (3, 1)
 
 
-def test_credit_comes_back_as_events_are_polled(place: Place) -> None:
+def test_credit_comes_back_as_events_are_polled(place: Place, until: Until) -> None:
     source, peer = place.source(credit=4), place.peer()
     peer.hello()
     answer(source, peer)
     peer.data(1, 2, 3, 4)
-    until = time.monotonic() + 5
-    while len(source.poll(1, 0.05).events) < 1:
-        assert time.monotonic() < until
-    ((kind, status),) = answer_of_credit(peer)
+    until(lambda: source.poll(1, 0.05).events)
+    ((kind, status),) = answer(source, peer)
     assert (kind, status["taken"], status["acked"]) == ("A", 1, 0)
 
 
-def answer_of_credit(peer: Peer) -> list[tuple[str, Any]]:
-    assert peer.socket.poll(2000)
-    return peer.heard()
-
-
-def test_who_ignores_the_credit_fills_no_memory(place: Place) -> None:
+def test_who_ignores_the_credit_fills_no_memory(place: Place, until: Until) -> None:
     source, peer = place.source(credit=5), place.peer()
     peer.hello()
     answer(source, peer)
     peer.data(*range(1, 51))
-    until = time.monotonic() + 5
-    while source.counters()["over_credit"] < 40 and time.monotonic() < until:
+
+    def refused() -> int:
         assert not source.poll(0, 0.02).events
-    assert numbers(take(source)) == [1, 2, 3, 4, 5]
-    assert source.counters()["over_credit"] + source.counters()["out_of_order"] == 45
+        return source.counters()["over_credit"] + source.counters()["out_of_order"]
+
+    until(lambda: refused() >= 45)
+    assert numbers(take(source, 5)) == [1, 2, 3, 4, 5]
+    assert refused() == 45
+    assert source.counters()["over_credit"] >= 40
 
 
-def test_memory_is_bounded_in_bytes_whatever_the_credit(place: Place) -> None:
+def test_memory_is_bounded_in_bytes_whatever_the_credit(place: Place, until: Until) -> None:
     source, peer = place.source(memory_bytes=20), place.peer()
     peer.hello()
     peer.data(*range(1, 41))  # of 7 or 8 bytes each
     time.sleep(0.1)
-    sizes = []
-    while events := source.poll(1, 0.1).events:
-        sizes.append(source._ready_bytes + len(events[0].data))
-    assert len(sizes) == 40
+    sizes: list[int] = []
+
+    def taken() -> int:
+        events = source.poll(1, 0.1).events
+        sizes.extend(source._ready_bytes + len(event.data) for event in events)
+        return len(sizes)
+
+    until(lambda: taken() == 40)
     assert max(sizes) < 20 + 8
 
 
@@ -399,7 +414,9 @@ def test_a_producer_that_lacks_what_is_missing_is_refused(
         peer.hello(15, 20)
         assert answer(source, peer) == [("E", "gap")]
     peer.data(15)
-    assert take(source) == []
+    peer.hello(15, 20)
+    assert answer(source, peer)[-1] == ("E", "gap")  # so the event before it was looked at, too
+    assert source.poll(10, 0).events == []
     assert source.counters()["gaps_refused"] == 1
     assert caplog.text.count("events 11 to 14 of producer p are missing") == 1
     assert source.poll(1, 0).resume == {"producer/p": 10}
@@ -411,7 +428,7 @@ def test_a_gap_is_crossed_and_counted_where_that_is_wanted(place: Place) -> None
     ((kind, status),) = answer(source, peer)
     assert (kind, status["last"], status["taken"]) == ("W", 14, 14)
     peer.data(15)
-    assert numbers(take(source)) == [15]
+    assert numbers(take(source, 1)) == [15]
     assert source.counters()["gap_events"] == 4
 
 
@@ -420,31 +437,34 @@ def test_a_producer_without_memory_is_told_where_to_go_on(place: Place) -> None:
     peer.hello(0, 0)
     assert answer(source, peer)[0][1]["last"] == 10
     peer.data(11)
-    assert numbers(take(source)) == [11]
+    assert numbers(take(source, 1)) == [11]
 
 
 # ---------------------------------------------------------------------- coming and going
 
 
-def test_a_silent_producer_counts_as_gone(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    source, peer = place.source(silent_s=0.2), place.peer()
+def test_a_silent_producer_counts_as_gone(
+    place: Place, caplog: pytest.LogCaptureFixture, until: Until
+) -> None:
+    source, peer = place.source(silent_s=30.0), place.peer()
     peer.hello()
     answer(source, peer)
     assert source.lag() is not None
-    until = time.monotonic() + 5
-    while source.lag() is not None and time.monotonic() < until:
+    source._silent_s = 0.2
+
+    def is_gone() -> bool:
         source.poll(1, 0.1)
-    assert source.lag() is None
+        return source.lag() is None
+
+    until(is_gone)
     assert "producer p is silent" in caplog.text
 
 
-def test_a_settled_and_silent_id_is_forgotten_if_wanted(place: Place) -> None:
+def test_a_settled_and_silent_id_is_forgotten_if_wanted(place: Place, until: Until) -> None:
     resume = {"producer/settled": 5, "producer/open": 5}
     source = place.source(resume, expire_s=0.1)
     source._producers["open"].acked = 4
-    until = time.monotonic() + 5
-    while len(source.poll(1, 0.1).resume) == 2 and time.monotonic() < until:
-        pass
+    until(lambda: len(source.poll(1, 0.1).resume) < 2)
     assert source.poll(1, 0).resume == {"producer/open": 5}
 
 
@@ -495,7 +515,7 @@ def test_no_message_can_stop_the_source(
     source, hostile, honest = target
     hostile.socket.send_multipart(frames)
     honest.ping()
-    until = time.monotonic() + 5
+    until = time.monotonic() + PATIENCE_S
     while not (said := honest.heard()) and time.monotonic() < until:
         source.poll(10, 0.002)
     assert [kind for kind, _ in said] == ["A"]
@@ -508,10 +528,9 @@ def test_an_honest_producer_is_served_beside_a_hostile_one(place: Place) -> None
         hostile.socket.send_multipart([b"SRP1D%d" % n, b"x", b"y"])
     began = time.monotonic()
     source.poll(1, 0.05)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < PATIENCE_S / 2
     honest.data(1, 2, 3)
-    assert numbers(take(source, 3)) == [1, 2, 3]
-    take(source)
+    assert numbers(take(source, 3, {"malformed": 3000})) == [1, 2, 3]
     assert source.counters()["malformed"] == 3000
 
 
@@ -529,7 +548,7 @@ def test_an_event_too_large_is_not_taken(place: Place) -> None:
     peer.hello()
     peer.socket.send_multipart([b"SRP1D" + (1).to_bytes(8, "big"), b"x" * 11])
     peer.data(1)
-    assert [event.data for event in take(source)] == [b"event 1"]
+    assert [event.data for event in take(source, 1)] == [b"event 1"]
 
 
 # ---------------------------------------------------------------------- settings and CURVE
@@ -617,10 +636,9 @@ def test_curve_lets_in_who_is_named_and_nobody_else(
     for each in (known, unknown, plain):
         each.hello()
         each.data(1)
-    assert numbers(take(source)) == [1]
-    assert known.heard()[0][0] == "W"
+    assert numbers(take(source, 1, {"curve_refused": 1})) == [1]
+    assert answer(source, known)[0][0] == "W"
     assert (unknown.heard(), plain.heard()) == ([], [])
-    assert source.counters()["curve_refused"] >= 1
     path.write_text(f"{public}\n{other}\n")  # let in without a restart
     late = peer(other, other_secret)
     late.hello(name=b"late")

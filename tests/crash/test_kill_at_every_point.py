@@ -39,7 +39,7 @@ def killed_at(place: Place, fault: str, calm: Place) -> None:
     """Killed once, started again; must end as `calm` did."""
     daemon = place.daemon(fault)
     producer = None if place.kind == "jsonl" else place.producer()
-    assert daemon.wait(30) == -signal.SIGKILL, place.log()
+    assert daemon.wait() == -signal.SIGKILL, place.log()
     there = snapshots(place.folder / "state")
     finish(place, place.daemon(), N_EVENTS, producer)
     start = f"resumes at step {place_step(there[0])}" if there else "fresh: no snapshot"

@@ -70,14 +70,14 @@ def fill(folder: Path) -> Path:
 def ready(port: int) -> str:
     """What /readyz says; "" if all is well."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=60):
             return ""
     except urllib.error.HTTPError as error:
         return error.read().decode()
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
-    until = time.monotonic() + 40
+    until = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < until, f"waited in vain until {what}"
         time.sleep(0.05)
@@ -94,7 +94,7 @@ def test_learning_goes_on_without_snapshots_and_readyz_says_so_in_time(
     mount(place.folder / "state")
     daemon = place.daemon()
     place.wait_for(50)
-    assert ready(port) == ""
+    wait_for(lambda: ready(port) == "", "it is ready")
 
     filler = fill(place.folder / "state")
     write_events(stream, 51, 100)

@@ -44,7 +44,7 @@ class Pipe:
         return int(n)
 
     def wait_until_read(self) -> None:
-        until = time.monotonic() + 30
+        until = time.monotonic() + 300
         while self.left():
             assert time.monotonic() < until, "nobody reads"
             time.sleep(0.005)

@@ -26,7 +26,7 @@ sink = [{ kind = "jsonl", path = "predictions.jsonl" }]
 cell = { kind = "gru", units = 32 }
 credit = { kind = "rtrl" }
 """
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 N_SEEN = 6  # snapshots looked at, each of them several times
 N_COPIES = 8
 Seen = dict[str, tuple[int, int, str]]

@@ -28,7 +28,7 @@ DOCKER = ROOT / "deploy" / "docker"
 COMPOSE = DOCKER / "compose.yml"
 STACK: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
 

@@ -42,7 +42,7 @@ PAGES = [
     *sorted(ROOT.glob("deploy/*/README.md")),
 ]
 PORTS = ("9464", "5555", "5556", "5570", "9090", "9093")
-PATIENCE_S = 120.0  # for one block, on a machine that has other things to do
+PATIENCE_S = 300.0  # for one block, on a machine that has other things to do
 COMMENT = re.compile(r"^<!-- (.*?) -->$")
 NUMBER = re.compile(
     r"\d{4}-\d\d-\d\d[T ][\d:.,]+(?:Z|[+-]\d\d:\d\d)?"  # a moment
@@ -219,7 +219,7 @@ class Terminal:
         for process in [self._shell, *(each for each, _ in self._running)]:
             if process.poll() is None or process is self._shell:  # the shell's own children, too
                 kill_group(process.pid)
-            process.wait(10)
+            process.wait(120)
         assert self._shell.stdin is not None
         self._shell.stdin.close()
 

@@ -25,7 +25,7 @@ KNOWN = ("sh", "toml", "python", "action", *SHOWN)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # a page is a dozen starts, each waiting for torch
+@pytest.mark.timeout(1800)  # a page is a dozen starts, each waiting for torch
 def test_every_block_of_the_page_does_what_the_page_says(
     page: Path, root: Path, read: Callable[[str], list[Any]], compare: Any, terminal: Any
 ) -> None:

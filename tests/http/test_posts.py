@@ -7,7 +7,7 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +18,7 @@ from stream_rnn.http.server import HttpServer
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 RIGHT = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+PATIENCE_S = 60.0  # for what comes in milliseconds unless the machine is very busy
 RECORD = b'{"record": {"y": 1}}'
 Answer = tuple[int, http.client.HTTPMessage, bytes]
 
@@ -30,7 +31,7 @@ def echo(body: bytes) -> tuple[int, bytes]:
 
 
 def server_of(**options: object) -> HttpServer:
-    bounds = Bounds(**{"poll_s": 0.01} | options)  # type: ignore[arg-type]
+    bounds = Bounds(**{"poll_s": 0.01, "patience_s": PATIENCE_S, "kept_s": PATIENCE_S} | options)  # type: ignore[arg-type]
     routes = {**predicting(echo), "/livez": Route(lambda request: text(200, "ok\n"))}
     return HttpServer("127.0.0.1:0", routes, token=TOKEN, bounds=bounds)
 
@@ -42,7 +43,7 @@ def server() -> Iterator[HttpServer]:
 
 
 def post(server: HttpServer, body: bytes = RECORD, **headers: str) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     given = RIGHT | {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request("POST", "/predict", body, {k: v for k, v in given.items() if v})
     answer = connection.getresponse()
@@ -52,7 +53,7 @@ def post(server: HttpServer, body: bytes = RECORD, **headers: str) -> Answer:
 
 
 def raw(server: HttpServer, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         answer = b""
         while piece := connection.recv(65536):
@@ -63,6 +64,13 @@ def raw(server: HttpServer, request: bytes) -> bytes:
 def head(*more: str, path: str = "/predict") -> bytes:
     lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {TOKEN}"]
     return "\r\n".join([*lines, "Content-Type: application/json", *more, "", ""]).encode()
+
+
+def drip(client: socket.socket) -> None:
+    """Each byte well within the server's patience."""
+    for _ in range(1000):
+        client.sendall(b" ")
+        time.sleep(0.05)
 
 
 def test_a_post_with_the_token_is_answered(server: HttpServer) -> None:
@@ -136,8 +144,11 @@ def test_a_length_that_cannot_be_trusted_is_refused(
     assert raw(server, head(*lines) + b"{}").startswith(b"HTTP/1.0 %d " % code)
 
 
-def test_the_refusal_arrives_though_a_long_body_is_still_being_sent(server: HttpServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+def test_the_refusal_arrives_though_a_long_body_is_still_being_sent(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream_rnn.http.connection.LINGER_S", PATIENCE_S)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as client:
         client.sendall(head(f"Content-Length: {MAX_PREDICT_BYTES + 1}"))
         for _ in range(4):  # a connection that was closed would break at the second piece
             client.sendall(b" " * 1000)
@@ -146,7 +157,7 @@ def test_the_refusal_arrives_though_a_long_body_is_still_being_sent(server: Http
 
 
 def test_who_goes_on_sending_a_refused_body_is_cut_off(server: HttpServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as client:
         client.sendall(head("Content-Length: 999999999999"))
         with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
             client.sendall(b" " * (1 << 25))
@@ -157,7 +168,7 @@ def test_a_body_as_long_as_allowed_is_taken(server: HttpServer) -> None:
 
 
 def test_a_body_that_ends_early_is_not_answered(server: HttpServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as client:
         client.sendall(head("Content-Length: 100") + b"{}")
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100) == b""
@@ -166,19 +177,15 @@ def test_a_body_that_ends_early_is_not_answered(server: HttpServer) -> None:
 def test_a_body_that_comes_byte_by_byte_is_cut_off() -> None:
     with (
         server_of(patience_s=0.2) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as client,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as client,
     ):
-        client.sendall(head("Content-Length: 100"))
-        began = time.monotonic()
-        with contextlib.suppress(OSError):
-            for _ in range(100):
-                client.sendall(b" ")
-                time.sleep(0.02)
-        assert time.monotonic() - began < 1.5
+        client.sendall(head("Content-Length: 10000"))
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            drip(client)
 
 
 def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(server: HttpServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as client:
         length = f"Content-Length: {len(RECORD)}"
         client.sendall(head(length, "Expect: 100-continue", "Connection: close"))
         assert client.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -192,7 +199,7 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(server: HttpServe
 def test_a_page_that_reads_takes_no_post_and_one_that_posts_no_get(server: HttpServer) -> None:
     request = head("Content-Length: 0", path="/livez")
     assert b"405 Method Not Allowed" in raw(server, request)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.request("GET", "/predict", headers=RIGHT)
     answer = connection.getresponse()
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
@@ -237,7 +244,7 @@ def again(connection: http.client.HTTPConnection) -> tuple[int, str | None]:
 
 def test_a_connection_that_posts_is_kept_for_the_next_post(server: HttpServer) -> None:
     with contextlib.closing(
-        http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     ) as connection:
         assert again(connection) == (200, None)
         at = connection.sock.getsockname()
@@ -259,26 +266,38 @@ def test_a_refused_request_ends_a_connection_that_was_kept(server: HttpServer) -
     assert [line.split()[1] for line in answer.split(b"HTTP/1.")[1:]] == [b"200", b"401"]
 
 
-def test_no_more_connections_are_kept_than_allowed_and_pages_have_room() -> None:
+def livez(server: HttpServer) -> bytes:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+    ) as page:
+        try:
+            page.request("GET", "/livez")
+            return page.getresponse().read()
+        except ConnectionError:
+            return b"no room"
+
+
+def test_no_more_connections_are_kept_than_allowed_and_pages_have_room(
+    until: Callable[..., None],
+) -> None:
     with server_of(kept=3, connections=4) as server, contextlib.ExitStack() as stack:
         connections = [
             stack.enter_context(
-                contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=5))
+                contextlib.closing(
+                    http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
+                )
             )
             for _ in range(4)
         ]
         assert [again(each)[1] for each in connections] == [None, None, None, "close"]
-        page = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-        page.request("GET", "/livez")
-        assert page.getresponse().read() == b"ok\n"
-        page.close()
+        until(lambda: livez(server) == b"ok\n")  # once the fourth one's place is free
 
 
 def test_a_kept_connection_that_says_nothing_is_closed_and_its_place_given_back() -> None:
     with server_of(kept=1, kept_s=0.1) as server:
         for _ in range(3):
             with contextlib.closing(
-                http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+                http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
             ) as connection:
                 assert again(connection) == (200, None)
                 assert connection.sock.recv(1) == b""
@@ -286,9 +305,9 @@ def test_a_kept_connection_that_says_nothing_is_closed_and_its_place_given_back(
 
 def test_close_does_not_wait_for_connections_that_are_kept() -> None:
     with server_of() as server:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
         again(connection)
         began = time.monotonic()
         server.close()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < PATIENCE_S / 2
         connection.close()

@@ -9,7 +9,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from stream_rnn.spi import SettingError
 pytestmark = pytest.mark.skipif(
     shutil.which("openssl") is None, reason="openssl is not installed (apt-get install openssl)"
 )
+PATIENCE_S = 60.0  # for what comes in milliseconds unless the machine is very busy
 ROUTES = pages(CollectorRegistry(), dict, list, list)
 
 
@@ -44,7 +44,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def server_of(pair: tuple[str, str], **bounds: float) -> HttpServer:
-    given = Bounds(**{"poll_s": 0.01} | bounds)  # type: ignore[arg-type]
+    given = Bounds(**{"poll_s": 0.01, "patience_s": PATIENCE_S} | bounds)  # type: ignore[arg-type]
     return HttpServer("127.0.0.1:0", ROUTES, certificate=pair[0], key=pair[1], bounds=given)
 
 
@@ -54,7 +54,7 @@ def trusting(pair: tuple[str, str]) -> ssl.SSLContext:
 
 def livez(server: HttpServer, pair: tuple[str, str]) -> bytes:
     connection = http.client.HTTPSConnection(
-        "localhost", server.port, timeout=5, context=trusting(pair)
+        "localhost", server.port, timeout=PATIENCE_S, context=trusting(pair)
     )
     connection.request("GET", "/livez")
     body = connection.getresponse().read()
@@ -85,29 +85,32 @@ def test_old_versions_of_the_protocol_are_refused(pair: tuple[str, str]) -> None
     context.set_ciphers("ALL:@SECLEVEL=0")
     with (
         server_of(pair) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as plain,
         pytest.raises((ssl.SSLError, ConnectionResetError)),
     ):
         context.wrap_socket(plain, server_hostname="localhost")
 
 
-def test_a_client_that_does_not_shake_hands_holds_nobody_up_and_is_cut_off(
-    pair: tuple[str, str],
-) -> None:
+def test_a_client_that_does_not_shake_hands_holds_nobody_up(pair: tuple[str, str]) -> None:
     with (
-        server_of(pair, patience_s=0.5) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as silent,
+        server_of(pair) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S),
     ):
-        began = time.monotonic()
         assert livez(server, pair) == b"ok\n"
+
+
+def test_a_client_that_does_not_shake_hands_is_cut_off(pair: tuple[str, str]) -> None:
+    with (
+        server_of(pair, patience_s=0.3) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as silent,
+    ):
         assert silent.recv(1) == b""
-        assert time.monotonic() - began < 3.0
 
 
 def test_a_client_that_speaks_no_tls_is_cut_off_at_once(pair: tuple[str, str]) -> None:
     with (
         server_of(pair) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=2) as plain,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as plain,
     ):
         plain.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
         answer = b""
@@ -120,7 +123,7 @@ def test_a_client_that_speaks_no_tls_is_cut_off_at_once(pair: tuple[str, str]) -
 def test_the_answer_ends_with_a_farewell(pair: tuple[str, str]) -> None:
     with (
         server_of(pair) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as plain,
         trusting(pair).wrap_socket(
             plain, server_hostname="localhost", suppress_ragged_eofs=False
         ) as client,

@@ -29,7 +29,7 @@ GUARDED = ("/metrics", "/status", "/nothing")
 
 
 def get(server: HttpServer, path: str, headers: dict[str, str] | None = None) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", path, headers=headers or {})
     status = connection.getresponse().status
     connection.close()
@@ -38,7 +38,7 @@ def get(server: HttpServer, path: str, headers: dict[str, str] | None = None) ->
 
 def server_of(address: str, **options: object) -> HttpServer:
     routes = {**page(), **pages(CollectorRegistry(), dict, list, list)}
-    return HttpServer(address, routes, bounds=Bounds(poll_s=0.01), **options)  # type: ignore[arg-type]
+    return HttpServer(address, routes, bounds=Bounds(poll_s=0.01, patience_s=60.0), **options)  # type: ignore[arg-type]
 
 
 def test_reading_from_other_machines_takes_the_token() -> None:
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path
 
 
 def asked_with(server: HttpServer, token: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection.request("POST", "/predict", b"{}", headers)
     status = connection.getresponse().status

@@ -111,7 +111,6 @@ def test_a_state_learned_through_a_journal_is_not_continued_without_one(tmp_path
         resuming.require_same_model(job, loaded)
 
 
-@pytest.mark.timeout(60)
 def test_a_full_journal_asks_for_the_snapshot_that_makes_room(tmp_path: Path) -> None:
     events = "".join(f'{{"y": {i % 7}, "filler": "{"x" * 200}"}}\n' for i in range(200))
     (tmp_path / "events.jsonl").write_text(events)

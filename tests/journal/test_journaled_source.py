@@ -39,6 +39,7 @@ def test_any_source_behind_a_journal_keeps_the_contract_of_one_that_rewinds(
     check_source(
         lambda: JournaledSource(ScriptedSource(DATA, guarantee), tmp_path / "journal", fsync_ms=0),
         expected=DATA,
+        slack_s=30.0,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import socket as plain
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -42,13 +44,13 @@ def server() -> Iterator[ReadersSocket]:
 def dealer(server: ReadersSocket) -> Iterator[zmq.Socket[bytes]]:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.set(zmq.LINGER, 0)
-        dealer.set(zmq.RCVTIMEO, 5000)
+        dealer.set(zmq.RCVTIMEO, 60_000)
         dealer.connect(server.address)
         yield dealer
 
 
 def test_a_request_is_answered(server: ReadersSocket) -> None:
-    assert ask(server.address, b"{}") == (200, b'{"asked": {}}\n')
+    assert ask(server.address, b"{}", 60.0) == (200, b'{"asked": {}}\n')
 
 
 def test_a_dealer_may_ask_several_things_before_it_reads(dealer: zmq.Socket[bytes]) -> None:
@@ -82,14 +84,14 @@ def test_who_sends_too_much_is_disconnected_and_others_are_served(
     dealer.send(b"x" * (MAX_BYTES + 1))
     with pytest.raises(zmq.Again):
         dealer.recv()
-    assert ask(server.address, b"1")[0] == 200
+    assert ask(server.address, b"1", 60.0)[0] == 200
 
 
 def test_bytes_that_are_no_zeromq_harm_nobody(server: ReadersSocket) -> None:
     host, port = server.address.removeprefix("tcp://").split(":")
     with plain.create_connection((host, int(port))) as line:
         line.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(range(256)) * 10)
-        assert ask(server.address, b"1")[0] == 200
+        assert ask(server.address, b"1", 60.0)[0] == 200
 
 
 def test_who_never_reads_his_answers_stops_nobody(
@@ -97,23 +99,30 @@ def test_who_never_reads_his_answers_stops_nobody(
 ) -> None:
     for _ in range(2000):
         dealer.send(b"1" * 900)
-    assert ask(server.address, b"1")[0] in (200, 429)
+    assert ask(server.address, b"1", 60.0)[0] in (200, 429)
 
 
 def test_when_answers_take_long_most_of_many_requests_are_sent_away_at_once() -> None:
+    all_sent = threading.Event()
+
     def slow(body: bytes) -> tuple[int, bytes]:
+        assert all_sent.wait(60)
         time.sleep(0.02)
         return 200, body
 
-    server = ReadersSocket("tcp://127.0.0.1:0", slow, busy, MAX_BYTES)
-    server.open()
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.set(zmq.RCVTIMEO, 5000)
+    with (
+        closing(ReadersSocket("tcp://127.0.0.1:0", slow, busy, MAX_BYTES)) as server,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as dealer,
+    ):
+        server.open()
+        dealer.set(zmq.LINGER, 0)
+        dealer.set(zmq.RCVTIMEO, 60_000)
         dealer.connect(server.address)
         for _ in range(200):
             dealer.send(b"1")
+        all_sent.set()
         statuses = [dealer.recv_multipart()[0] for _ in range(200)]
-    server.close()
     assert statuses.count(b"429") > 100  # all of them would take 4 s
     assert statuses.count(b"200") >= TURN
 
@@ -122,7 +131,7 @@ def test_closing_releases_the_port(server: ReadersSocket) -> None:
     start = time.monotonic()
     server.close()
     server.close()
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30
     again = ReadersSocket(server.address, echo, busy, MAX_BYTES)
     again.open()
     again.close()

@@ -38,6 +38,7 @@ LOCKED = {"learner": TABLES["learner"] | {"credit": {"kind": "tbptt", "window": 
 LOCKED["limits"] = {"poll_events": 12}
 LOG = {"lanes": {"key": "id", "capacity": 3, "batching": "log"}}
 Make = Callable[..., Runtime]
+PATIENCE_S = 60.0  # for what comes in milliseconds unless the machine is very busy
 
 
 class Telling(ListSink):
@@ -105,7 +106,7 @@ def started() -> Iterator[Callable[[Runtime], threading.Thread]]:
     yield started
     for runtime, thread in running:
         runtime.stop()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive()
 
 
@@ -131,7 +132,7 @@ def everything(runtime: Runtime) -> tuple[list[bytes], str]:
     return tensors, json.dumps(runtime.engine.state_dict())
 
 
-def wait_for(condition: Callable[[], object], patience_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
     until = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -226,10 +227,10 @@ def test_a_freeze_of_a_stream_at_rest_is_durable_too(
     runtime = make(ScriptedSource(records(10)))
     started(runtime)
     wait_for(lambda: runtime.engine.ordinal == 10)
-    runtime.control.ask("checkpoint").result(10)
-    assert "step 10 is durable in" in runtime.control.ask("freeze").result(10)["text"]
+    runtime.control.ask("checkpoint").result(PATIENCE_S)
+    assert "step 10 is durable in" in runtime.control.ask("freeze").result(PATIENCE_S)["text"]
     assert host(tmp_path)["freeze"] == {"since_step": 10}
-    runtime.control.ask("unfreeze").result(10)
+    runtime.control.ask("unfreeze").result(PATIENCE_S)
     assert "freeze" not in host(tmp_path)
 
 
@@ -277,7 +278,7 @@ def test_a_snapshot_that_was_asked_for_is_answered_when_it_is_durable(
     runtime = make(ScriptedSource(records(10)))
     started(runtime)
     wait_for(lambda: runtime.engine.ordinal == 10)
-    said = runtime.control.ask("checkpoint").result(10)
+    said = runtime.control.ask("checkpoint").result(PATIENCE_S)
     path = tmp_path / "state/step-000000000010"
     assert (said["ok"], said["saved_step"], said["path"]) == (True, 10, str(path))
     assert snapshot.read(path).step == 10
@@ -327,8 +328,8 @@ def test_with_nothing_new_the_newest_snapshot_is_named(
     runtime = make(ScriptedSource(records(10)))
     started(runtime)
     wait_for(lambda: runtime.engine.ordinal == 10)
-    first = runtime.control.ask("checkpoint").result(10)
-    second = runtime.control.ask("checkpoint").result(10)
+    first = runtime.control.ask("checkpoint").result(PATIENCE_S)
+    second = runtime.control.ask("checkpoint").result(PATIENCE_S)
     assert (first["saved_step"], runtime.metrics.snapshots) == (10, 1)
     assert second["path"] == first["path"]
 
@@ -349,9 +350,9 @@ def test_snapshots_of_one_step_leave_in_the_journal_what_the_older_ones_need(
     thread = started(runtime)
     wait_for(lambda: runtime.engine.ordinal == 60)
     for verb in ("freeze", "unfreeze", "freeze", "unfreeze"):
-        assert runtime.control.ask(verb).result(10)["ok"] is True
+        assert runtime.control.ask(verb).result(PATIENCE_S)["ok"] is True
     runtime.stop()
-    thread.join(20)
+    thread.join(PATIENCE_S)
     older = snapshot.snapshots(tmp_path / "state")[-1]
     assert older.name == "step-000000000050"
     journal.open(snapshot.read(older).positions["source"])
@@ -375,8 +376,8 @@ def test_paused_it_polls_nothing_and_says_so_until_it_is_resumed(
     assert runtime.watch.live() == []
     assert source.n_closed == 0
     assert runtime.metrics.paused == 1
-    assert runtime.control.ask("resume").result(10)["text"] == "resumed (ctl held)"
-    thread.join(20)
+    assert runtime.control.ask("resume").result(PATIENCE_S)["text"] == "resumed (ctl held)"
+    thread.join(PATIENCE_S)
     assert runtime.engine.ordinal == 60
     assert runtime.pause.reasons == {}
 
@@ -389,8 +390,8 @@ def test_a_pause_changes_nothing_that_is_learned(
     runtime = make(stream(60), Telling({2: lambda: runtime.control.ask("pause")}))
     thread = started(runtime)
     wait_for(lambda: runtime.pause.reasons)
-    runtime.control.ask("resume").result(10)
-    thread.join(20)
+    runtime.control.ask("resume").result(PATIENCE_S)
+    thread.join(PATIENCE_S)
     assert everything(runtime) == everything(whole)
 
 
@@ -400,7 +401,7 @@ def test_snapshots_go_on_while_it_is_paused(
     runtime = make(stream(60), Telling({1: lambda: runtime.control.ask("pause")}))
     started(runtime)
     wait_for(lambda: runtime.pause.reasons)
-    assert runtime.control.ask("checkpoint").result(10)["saved_step"] == 10
+    assert runtime.control.ask("checkpoint").result(PATIENCE_S)["saved_step"] == 10
 
 
 def test_a_pause_does_not_outlive_a_restart(make: Make) -> None:
@@ -458,8 +459,8 @@ def test_a_drain_ends_the_waiting_for_a_source_that_is_gone(
 
     runtime = make(Gone([]))
     thread = started(runtime)
-    assert runtime.control.ask("drain").result(15)["ok"] is True
-    thread.join(5)
+    assert runtime.control.ask("drain").result(PATIENCE_S)["ok"] is True
+    thread.join(PATIENCE_S)
     assert not thread.is_alive()
 
 
@@ -514,13 +515,13 @@ def test_an_open_breaker_stops_polling_until_somebody_resumes(
     assert runtime.engine.ordinal == 30
     assert runtime.metrics.breaker_open == 1
     assert any("10 of the last 20 events were refused" in each for each in runtime.watch.ready())
-    assert runtime.control.ask("resume").result(10)["text"] == "resumed (breaker held)"
+    assert runtime.control.ask("resume").result(PATIENCE_S)["text"] == "resumed (breaker held)"
     wait_for(lambda: runtime.pause.reasons)  # a fresh window, tripped again
     assert runtime.engine.ordinal == 40
-    runtime.control.ask("resume").result(10)
+    runtime.control.ask("resume").result(PATIENCE_S)
     wait_for(lambda: runtime.pause.reasons)
-    runtime.control.ask("resume").result(10)
-    thread.join(20)
+    runtime.control.ask("resume").result(PATIENCE_S)
+    thread.join(PATIENCE_S)
     assert runtime.engine.ordinal == 70
 
 
@@ -532,7 +533,7 @@ def test_what_the_newest_restart_lost_is_measured(make: Make) -> None:
     first.checkpointing.schedule = Schedule(None, 20)
     with pytest.raises(RuntimeError, match="killed"):
         first.run()
-    first.checkpointing._writer.drain(5.0)  # type: ignore[union-attr]
+    first.checkpointing._writer.drain(PATIENCE_S)  # type: ignore[union-attr]
     second = make(ScriptedSource([EndOfStream()], Guarantee.FIRE_AND_FORGET))
     second.run()
     assert second.metrics.recovery_gap_events == 10

@@ -290,8 +290,8 @@ def test_a_source_that_stays_away_is_tried_ever_more_rarely_then_given_up(
     make: Make, opens: bool
 ) -> None:
     source = Gone(opens)
-    runtime = make(source, limits={"gone_s": 0.5})
-    with pytest.raises(SourceGone, match=r"not reachable for 0.5 s \(\[limits\] gone_s\)"):
+    runtime = make(source, limits={"gone_s": 1.0})
+    with pytest.raises(SourceGone, match=r"not reachable for 1 s \(\[limits\] gone_s\)"):
         runtime.run()
     assert 2 <= source.tries <= 6
 
@@ -311,7 +311,7 @@ def test_a_stop_ends_the_waiting_for_a_source(make: Make, opens: bool) -> None:
     timer.start()
     began = time.monotonic()
     runtime.run()
-    assert time.monotonic() - began < 2.0  # whatever the back-off had become
+    assert time.monotonic() - began < 30.0  # whatever the back-off had become; gone_s is 300
     timer.join()
 
 

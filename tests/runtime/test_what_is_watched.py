@@ -156,7 +156,7 @@ def test_a_silence_does_not_count_as_unsaved_once_something_comes(make: Make) ->
             polls += 1
             if polls == 2:
                 assert runtime.checkpointing._writer is not None
-                runtime.checkpointing._writer.drain(5.0)
+                runtime.checkpointing._writer.drain(60.0)
                 runtime.checkpointing.schedule = Schedule(None, 1000)
             if polls in (2, 3, 4, 5):
                 now += 1800.0

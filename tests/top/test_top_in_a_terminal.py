@@ -61,7 +61,7 @@ class Terminal:
         subprocess.run([*self._tmux, "kill-server"], check=True)
 
 
-def until(true: Callable[[], object], what: Callable[[], str], patience_s: float = 60.0) -> None:
+def until(true: Callable[[], object], what: Callable[[], str], patience_s: float = 300.0) -> None:
     end = time.monotonic() + patience_s
     while not true():
         assert time.monotonic() < end, what()
@@ -94,7 +94,7 @@ def test_a_terminal_shows_what_metrics_say_through_a_kill_and_a_restart(tmp_path
     write(events, 1, 500)
 
     def applied() -> int:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             return int(Series(answer.read()).total("events_applied_total") or 0)
 
     def shown() -> int:
@@ -113,11 +113,11 @@ def test_a_terminal_shows_what_metrics_say_through_a_kill_and_a_restart(tmp_path
             for start in range(501, 2501, 500):  # while it learns, between two looks at the page
                 write(events, start, 500)
                 before = applied()
-                time.sleep(2.0)  # a refresh, on a busy machine
+                until(lambda: shown() >= before, terminal.text)  # noqa: B023
                 now = shown()
-                assert before <= now <= applied()
+                assert now <= applied()
             until(lambda: applied() == 2450, lambda: str(applied()))  # one in 50 is a dead letter
-            until(lambda: shown() == 2450, terminal.text, 3.0)
+            until(lambda: shown() == 2450, terminal.text)
             screen = terminal.text()
             assert "rejected 50 (decode 50)" in screen
             assert re.search(r"decode +expected a JSON object", screen)

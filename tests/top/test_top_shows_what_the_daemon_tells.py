@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -67,11 +68,11 @@ def test_a_tiny_terminal_does_no_harm(scripted, watching):
     watching(scripted.place, play, every_s=1.0)
 
 
-def test_a_new_number_is_shown_within_a_refresh(scripted, watching):
+def test_a_new_number_is_shown_without_a_key(scripted, watching):
     async def play(screen):
         await screen.until("applied 56,789")
         scripted.metrics.events_applied = 60_000
-        await screen.until("applied 60,000", patience_s=2.0)
+        await screen.until("applied 60,000")
 
     watching(scripted.place, play)
 
@@ -207,11 +208,11 @@ def test_reset_scales_forgets_a_spike(scripted, watching):
     async def play(screen):
         await screen.until(" 10k ")
         scripted.status["events_per_s"] = 90.0
-        await screen.until("second  90")
-        assert " 10k " in screen.text()  # still in sight
+        text = await screen.until("second  90")
+        assert " 10k " in text  # still in sight
         await asyncio.sleep(0.2)
         await screen.press("r")
-        await screen.until(" 100 ", patience_s=1.0)
+        await screen.until(" 100 ")
 
     watching(scripted.place, play)
 
@@ -228,14 +229,14 @@ def test_help_opens_and_closes(scripted, watching):
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
-def test_a_key_leaves_and_nothing_is_asked_any_more(scripted, watching, key):
+def test_a_key_leaves_and_nothing_is_asked_any_more(scripted, watching, key, until):
     async def play(screen):
         await screen.until("● ready")
         await screen.press(key)
 
     watching(scripted.place, play)
-    time.sleep(0.05)  # the question under way
-    n = len(scripted.asked)
+    until(lambda: "top" not in {thread.name for thread in threading.enumerate()})
+    n = len(scripted.asked)  # the question under way has been answered
     time.sleep(0.25)  # for five more
     assert len(scripted.asked) == n
 
@@ -262,7 +263,7 @@ def test_a_daemon_that_comes_back_is_found_again(scripted, watching):
 def test_before_any_answer_nothing_is_made_up(watching):
     async def play(screen):
         text = await screen.until("nobody listens there")
-        assert re.search(r"✕ no answer for \d s", text)
+        assert re.search(r"✕ no answer for \d+ s", text)
         rows = text.splitlines()[3:-1]  # below the head and the reason, above the keys
         words = {word for line in rows for word in line.split() if word.isalpha()}
         titles = "Loss Events per second Lag Tick Learning Keeping Events Dead letters"

@@ -71,7 +71,11 @@ def test_a_refusal_is_shown_and_nothing_in_it_is_obeyed(scripted, watching, obed
 
     async def play(screen):
         await screen.until("● ready")
-        await screen.press("c", "s", "y")
+        await screen.press("c")
+        await screen.until(str(obedient.directory)[:40])
+        await screen.press("s")
+        await screen.until("y  yes")
+        await screen.press("y")
         await screen.until("✕ not done")
         await screen.until("no: ?[2J[bold]disk full[/]")
 
@@ -81,7 +85,11 @@ def test_a_refusal_is_shown_and_nothing_in_it_is_obeyed(scripted, watching, obed
 def test_a_daemon_that_is_not_there_is_said(scripted, watching, tmp_path):
     async def play(screen):
         await screen.until("● ready")
-        await screen.press("c", "p", "y")
+        await screen.press("c")
+        await screen.until(str(tmp_path)[:40])
+        await screen.press("p")
+        await screen.until("y  yes")
+        await screen.press("y")
         await screen.until("no daemon runs on")
 
     watching(scripted.place, play, state=tmp_path)
@@ -103,7 +111,7 @@ def test_the_key_that_leaves_does_so_from_everywhere(scripted, watching, obedien
         await screen.until("● ready")
         await screen.press(key)
         await screen.press("q")
-        await asyncio.sleep(0.2)
-        assert screen.app._exit
+        while not screen.app._exit:
+            await asyncio.sleep(0.02)
 
     watching(scripted.place, play, state=obedient.directory)
