@@ -55,7 +55,7 @@ def records(n: int) -> Records:
             raise SystemExit("the membrane recording comes with matplotlib: pip install matplotlib")
         lines = Path(tables["source"]["path"]).read_text(encoding="utf-8").splitlines()
     potential = [json.loads(line)["potential"] for line in lines]
-    mean, deviation = statistics.fmean(potential[:1000]), statistics.pstdev(potential[:1000])
+    mean, deviation = statistics.fmean(potential), statistics.pstdev(potential)
     z = [(value - mean) / deviation for value in potential]
     last = min(n, len(z) - AHEAD - INPUTS)
     return [

@@ -100,15 +100,12 @@ class Regressor:
             struct.error: a field is no number.
         """
         self._pack_x(self._x, 0, *self._get(x))
-        for is_ahead in (False, True):
-            for mine, theirs in zip(
-                self._looker.recurrence.hidden(is_ahead),
-                self.learner.recurrence.hidden(False),
-                strict=True,
-            ):
-                mine.copy_(theirs)
-        prediction_BP, unsound_B = self._looker.look(self._unscored)
-        return math.nan if unsound_B.item() else float(prediction_BP.item())
+        looker, learner = self._looker, self.learner
+        here = looker.recurrence.hidden(False)
+        for mine, its in zip(here, learner.recurrence.hidden(False), strict=True):
+            mine.copy_(its)
+        outcome = looker.step(self._unscored)
+        return math.nan if outcome.rejected_B.item() else float(outcome.prediction_BP.item())
 
     def learn_one(self, x: Mapping[str, float], y: float) -> None:
         """Learn from the stream's next record and its target. Raises what `predict_one` does."""
