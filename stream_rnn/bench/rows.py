@@ -26,7 +26,7 @@ from stream_rnn.recurrence import Dense
 
 MANY = 64  # ticks a call at most ...
 CALL_US = 3000.0  # ... or as many as take about this long
-STEPS = 8  # of one tick a call that are timed together, as a stream has them: one after another
+STEPS = 8  # ticks, credit steps or products timed together: a stream has them one after another
 COUNTED = 4  # ticks whose allocations are counted
 
 
@@ -97,16 +97,17 @@ def measure(case: Case, machine: Machine, seconds: float) -> Row:
     single = case.learner()  # its own: outcomes of one tick and of many lie apart
     fresh = case.learner()  # the profiler complains of memory that is older and freed
     watcher = case.learner(lambda cell, n, generator: Tbptt(cell, n, window=1))
-    runs: dict[str, tuple[int, Callable[[], object]]] = {
-        "credit": (1, credit_step(case.learner(), case)),
-        "tick": (STEPS, lambda: [single.step(frame) for _ in range(STEPS)]),
+    steps = min(n, STEPS)
+    runs = {
+        "credit": _repeated(steps, credit_step(case.learner(), case)),
+        "tick": _repeated(steps, lambda: single.step(frame)),
         "many": (n, _blocks(learner, block, "all")),
         "frozen": (n, _blocks(learner, block, "nothing")),
         "forward": (n, _blocks(watcher, block, "nothing")),
     }
     product = case.product()
     if product is not None:
-        runs["product"] = (1, product)
+        runs["product"] = _repeated(steps, product)
     took = medians_us(runs, seconds)
     arithmetic = case.operations() / machine.best_product
     n_bytes = case.bytes()
@@ -169,6 +170,10 @@ def allocations(tick: Callable[[], object]) -> float:
     events = profile.kineto_results.events()
     count: float = sum(e.name() == "[memory]" and e.nbytes() > 0 for e in events)
     return count / COUNTED
+
+
+def _repeated(n: int, once: Callable[[], object]) -> tuple[int, Callable[[], object]]:
+    return n, lambda: [once() for _ in range(n)]
 
 
 def _blocks(learner: Learner, block: Block, teaches: Teaches) -> Callable[[], object]:
