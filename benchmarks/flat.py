@@ -3,9 +3,9 @@
     python -m benchmarks.flat [--events 2000000] [--only lru]
 
 After each call of 64 ticks comes a bare matrix product that takes about as long; the ratio of the
-two takes out what the machine's speed did meanwhile (of each its fastest tenth of calls: the others
-were interrupted, on a busy machine most of them). It is compared between the first and the last
-tenth, after a warm-up. Dead inputs are always zero: without flushing, what belongs to them decays
+two takes out what the machine's speed did meanwhile (processor time, of each its fastest tenth of
+calls: the others were disturbed). It is compared between the first and the last tenth, after a
+warm-up. Dead inputs are always zero: without flushing, what belongs to them decays
 into denormal numbers, which processors are slow with. The number of allocations of a tick must be
 the same at the end, and memory must not grow.
 
@@ -72,12 +72,12 @@ def measure(case: Case, dead: int, n_events: int) -> tuple[list[float], list[flo
         calls, products = [], []
         for i in range(max(10, n_events // 10 // MANY)):
             block = blocks[i % BLOCKS]
-            begun = time.perf_counter()
+            begun = time.thread_time()
             call(block)
-            between = time.perf_counter()
+            between = time.thread_time()
             product(times)
             calls.append(between - begun)
-            products.append(time.perf_counter() - between)
+            products.append(time.thread_time() - between)
         ratios.append(
             statistics.quantiles(calls, n=10)[0] / statistics.quantiles(products, n=10)[0]
         )

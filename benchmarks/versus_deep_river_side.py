@@ -1,11 +1,12 @@
 """Their side of `benchmarks.versus_deep_river`: runs in its environment, which has nothing of ours.
 
 Arguments: a JSON file of [record, target] pairs, and the number of units. Says its versions; then,
-for each line "START END" on stdin, what was predicted in that slice.
+for each line "START END" on stdin, the processor time of that slice and what was predicted.
 """
 
 import json
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,10 +25,12 @@ def main() -> None:
     for line in sys.stdin:
         start, end = map(int, line.split())
         predictions = []
+        begun = time.process_time()
         for x, y in stream[start:end]:
             predictions.append(float(model.predict_one(x)))
             model.learn_one(x, y)
-        print(json.dumps(predictions), flush=True)
+        answer = {"seconds": time.process_time() - begun, "predictions": predictions}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Durations on a machine that others use, too: everything that is compared takes turns.
 
 Shared machines change speed from minute to minute, and interrupt. So candidates run one after
-another, again and again, and each figure is the least of the medians of several rounds. What to
-quote are ratios within one table.
+another, again and again; what counts is the processor time of this thread, which does not grow
+while others have the core (what they do to the caches shows), and each figure is the least of the
+medians of several rounds. What to quote are ratios within one table.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-ROUNDS = 3
+ROUNDS = 5
 LEAST = 3  # runs of each candidate in a round, however long they take
 
 Runs = Mapping[str, tuple[int, Callable[[], object]]]
@@ -21,10 +22,10 @@ Runs = Mapping[str, tuple[int, Callable[[], object]]]
 
 
 def medians_us(runs: Runs, seconds: float, rounds: int = ROUNDS) -> dict[str, float]:
-    """Microseconds of one of each: the least median of several rounds, in which all take turns.
+    """Microseconds of processor time of one of each: the least median of several rounds.
 
     Args:
-        runs: the candidates; each is called once before it counts.
+        runs: the candidates, all on this thread; each is called once before it counts.
         seconds: for all of them together, unless `LEAST` runs of each take longer.
         rounds: whose medians are compared.
     """
@@ -38,9 +39,9 @@ def medians_us(runs: Runs, seconds: float, rounds: int = ROUNDS) -> dict[str, fl
             while n < LEAST or time.perf_counter() < deadline:
                 n += 1
                 for name, (count, run) in runs.items():
-                    start = time.perf_counter()
+                    start = time.thread_time()
                     run()
-                    times[name].append((time.perf_counter() - start) / count)
+                    times[name].append((time.thread_time() - start) / count)
             for name, each in times.items():
                 best[name] = min(best[name], statistics.median(each) * 1e6)
     return best

@@ -23,7 +23,7 @@ from stream_rnn.bench.stages import Daemon
 from stream_rnn.config import ConfigError
 from stream_rnn.native import loading
 
-SECONDS = {"quick": 0.3, "default": 0.5, "full": 1.0}  # for each row
+SECONDS = {"quick": 0.4, "default": 0.6, "full": 1.0}  # for each row
 MACHINE_S = {"quick": 1.0, "default": 3.0, "full": 6.0}
 EVENTS = {"quick": 5_000, "default": 20_000, "full": 40_000}
 
@@ -96,7 +96,7 @@ def head(here: Machine) -> str:
         "credit step = Cell.step + Credit.observe + Credit.gradient; tick = credit step + head + "
         "update + commit;\nfloor = the larger of the push's operations at the best product's rate "
         "and the bytes over the bandwidth (m);\nratio = credit step / torch.mm(W_h, A_h); "
-        "microseconds, least medians of rounds in which a row's figures took turns"
+        "microseconds of processor time, least medians of rounds in which all of a row take turns"
     )
 
 

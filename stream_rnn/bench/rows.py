@@ -25,7 +25,7 @@ from stream_rnn.learner import Learner, Teaches
 from stream_rnn.recurrence import Dense
 
 MANY = 64  # ticks a call at most ...
-CALL_US = 3000.0  # ... or as many as take about this long
+CALL_US = 1000.0  # ... or as many as take about this long: longer ones are interrupted
 STEPS = 8  # ticks, credit steps or products timed together: a stream has them one after another
 COUNTED = 4  # ticks whose allocations are counted
 

@@ -63,7 +63,7 @@ def test_a_record_holds_the_newest_samples_and_its_target_lies_ahead() -> None:
     assert len(stream) == 40
     for i, (x, _) in enumerate(stream[:-1]):
         assert [x[f"x{k}"] for k in range(1, 8)] == [stream[i + 1][0][f"x{k}"] for k in range(7)]
-    assert [y for _, y in stream[:30]] == [x["x7"] for x, _ in stream[10:]]
+    assert [y for _, y in stream[:30]] == [x["x7"] for x, _ in stream[1:31]]
 
 
 def test_errors_are_mean_absolute_and_root_mean_square() -> None:
