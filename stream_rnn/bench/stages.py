@@ -59,8 +59,8 @@ STAGES = {
 # what stands in one file and works for several; what C code takes counts for its caller
 FUNCTIONS = {
     "Engine._decoded": "decode",
-    "Engine._prepare": "features",
-    "Engine._tick": "step",
+    "Engine._lay_out": "features",
+    "Engine._learn_laid": "step",
     "Engine._score": "metrics",
     "Engine._finish": "emit",
     "Runtime._on_tick": "metrics",
