@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-gpu bench soak storm fuzz image clean
+.PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-gpu bench bench-flat soak storm fuzz image clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -56,8 +56,14 @@ test-slow-2: $(STAMP)
 test-gpu: $(STAMP)  ## Only the tests that need a CUDA device
 	$(PYTEST) -q -m gpu
 
-bench: $(STAMP)  ## Step time per cell and rule beside the bare matrix product; daemon events/s
+bench: $(STAMP)  ## Two minutes: each tick beside its floor, the daemon by stage, bit-identity (DEEP_RIVER=PYTHON: beside it)
 	OMP_NUM_THREADS=1 $(BIN)/stream-rnn bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.identical
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.versus_deep_river $(if $(DEEP_RIVER),--deep-river $(DEEP_RIVER))
+	@echo "not measured here: flatness over 2,000,000 events (make bench-flat), memory over 1,000,000 (make soak)"
+
+bench-flat: $(STAMP)  ## Ten minutes: is the last tick of 2,000,000 as fast as the first, dead inputs included
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.flat
 
 STORM_S ?= 1800
 storm: $(STAMP)  ## Kill daemons and producers for half an hour (STORM_S=180: three minutes); compare with undisturbed runs

@@ -258,13 +258,18 @@ def predict(target: str, record: str, timeout: float) -> None:
 
 
 @cli.command()
-@click.option("--quick", is_flag=True, help="Fewer sizes and repetitions.")
+@click.option("--quick", "size", flag_value="quick", help="A corner of it: half a minute.")
+@click.option("--full", "size", flag_value="full", help="Every cell, rule and size; long.")
+@click.option("--only", multiple=True, help='Rows with this in their name ("lstm", "N=128").')
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write JSON here.")
-def bench(quick: bool, json_path: Path | None) -> None:
-    """Step time per cell and rule beside the bare matrix product, on this machine."""
-    from stream_rnn import bench
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw it here (.png).")
+def bench(
+    size: str | None, only: tuple[str, ...], json_path: Path | None, plot: Path | None
+) -> None:
+    """Time a tick per cell, rule, size and lanes beside its floor, and the daemon by stage."""
+    from stream_rnn.bench import command
 
-    bench.main(quick, json_path)
+    command.main(size or "default", only, json_path, plot)
 
 
 @cli.group()

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = {"linearization", "cells", "credit", "recurrence", "update", "head", "least_squares"}
 CORE |= {"frame", "learner", "ladder", "teaching", "lane_state", "saved", "native", "plan"}
+CORE |= {"regressor"}
 AT_THE_SIDE = {"scores", "report", "console", "health", "river_state", "tasks"}
 AT_THE_SIDE |= {"checkpoint", "metrics", "overload", "codec", "features", "lanes"}
 TOP = {
@@ -42,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plan": {"native", "cells", "credit", "recurrence", "update", "head", "least_squares"},
     "frame": {"plan"},
     "learner": {"frame", "plan", "recurrence", "update", "head", "lane_state", "saved"},
+    "regressor": {"credit", "frame", "head", "learner", "recurrence", "update"},
     "teaching": {"learner"},
     "ladder": {"frame", "learner", "credit", "teaching"},
     **{name: {"spi"} | AT_THE_SIDE for name in AT_THE_SIDE},

@@ -134,6 +134,9 @@ class Library:
         dll.srn_observe.restype, dll.srn_ticks.restype = None, ctypes.c_int64
         dll.srn_observe.argtypes = (_I, ctypes.POINTER(Observation))
         dll.srn_ticks.argtypes = (_I, ctypes.POINTER(Plan), ctypes.POINTER(Tick), _I)
+        dll.srn_multiply_often.restype = dll.srn_negate_often.restype = None
+        dll.srn_multiply_often.argtypes = (_I,) * 5 + (_P,) * 3
+        dll.srn_negate_often.argtypes = (_I, _I, _I, _P)
 
     def work_bytes(self, observation: Observation) -> int:
         """Size of the work space `observe` needs."""
@@ -155,6 +158,27 @@ class Library:
         """
         return int(self._dll.srn_ticks(self._index, plan, first, n))
 
+    def multiply_often(
+        self, times: int, shape: tuple[int, int, int], a: int, b: int, o: int
+    ) -> None:
+        """For measurements: so many times the product of which a push of the influence consists.
+
+        Args:
+            times: how often.
+            shape: rows and depth of `a`, panels of `PANEL` columns of `b` and the result.
+            a: address of (rows, depth) numbers.
+            b: of (panels, depth, PANEL).
+            o: of (panels, rows, PANEL), which receive the result.
+        """
+        self._dll.srn_multiply_often(self._index, times, *shape, a, b, o)
+
+    def negate_often(self, times: int, n: int, x: int) -> None:
+        """For measurements: so many times read and write the n numbers at x."""
+        self._dll.srn_negate_often(self._index, times, n, x)
+
+
+PANEL = 32
+"""Columns that are pushed together (source/simd.hpp)."""
 
 _found: Library | None = None
 _why: str | None = None  # why there is none; None: not looked yet, or there is one

@@ -7,6 +7,8 @@
   void observe(const Observation*);             \
   int64_t plan_bytes(const Plan*);              \
   int64_t ticks(const Plan*, const Tick*, int64_t); \
+  void multiply_often(int64_t, int64_t, int64_t, int64_t, const float*, const float*, float*); \
+  void negate_often(int64_t, int64_t, float*);  \
   }
 VARIANTS(DECLARE)
 
@@ -18,9 +20,13 @@ struct Kernels {
   void (*observe)(const Observation*);
   int64_t (*plan_bytes)(const Plan*);
   int64_t (*ticks)(const Plan*, const Tick*, int64_t);
+  void (*multiply_often)(int64_t, int64_t, int64_t, int64_t, const float*, const float*, float*);
+  void (*negate_often)(int64_t, int64_t, float*);
 };
 
-#define ENTRY(variant) {#variant, variant::work_bytes, variant::observe, variant::plan_bytes, variant::ticks},
+#define ENTRY(variant)                                                                         \
+  {#variant,       variant::work_bytes,     variant::observe,     variant::plan_bytes, \
+   variant::ticks, variant::multiply_often, variant::negate_often},
 const Kernels all[] = {VARIANTS(ENTRY)};  // best first
 const int count = sizeof all / sizeof all[0];
 
@@ -52,4 +58,13 @@ EXPORT void srn_observe(int64_t variant, const Observation* o) { all[variant].ob
 EXPORT int64_t srn_plan_bytes(int64_t variant, const Plan* plan) { return all[variant].plan_bytes(plan); }
 EXPORT int64_t srn_ticks(int64_t variant, const Plan* plan, const Tick* at, int64_t n) {
   return all[variant].ticks(plan, at, n);
+}
+
+// For whoever measures this machine (rates.hpp).
+EXPORT void srn_multiply_often(int64_t variant, int64_t times, int64_t rows, int64_t depth, int64_t panels,
+                               const float* a, const float* b, float* out) {
+  all[variant].multiply_often(times, rows, depth, panels, a, b, out);
+}
+EXPORT void srn_negate_often(int64_t variant, int64_t times, int64_t n, float* x) {
+  all[variant].negate_often(times, n, x);
 }

@@ -1,5 +1,6 @@
 // Everything that computes, compiled once for each instruction set (KERNELS names its namespace).
 #include "exact.hpp"
+#include "rates.hpp"
 #include "tick.hpp"
 
 namespace KERNELS {

@@ -1,0 +1,1 @@
+"""`stream-rnn bench`: how fast this machine learns, beside what it could not avoid."""

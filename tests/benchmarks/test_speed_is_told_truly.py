@@ -1,0 +1,88 @@
+"""The benchmarks of flatness, of identity and beside deep-river: their records and verdicts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import flat, identical, versus_deep_river
+from stream_rnn.bench.cases import OWN, Case
+
+
+@pytest.mark.parametrize(
+    ("ratios", "memory", "counts", "found"),
+    [
+        ([1.0] * 9 + [1.02], [50.0] * 10, [2.0] * 10, []),
+        ([1.0] * 9 + [1.04], [50.0] * 10, [2.0] * 10, ["time"]),
+        ([1.0] * 9 + [0.96], [50.0] * 10, [2.0] * 10, ["time"]),
+        ([1.0] * 10, [40.0] + [50.0] * 9, [3.0] + [2.0] * 9, []),  # the first of the measuring
+        ([1.0] * 10, [50.0] * 9 + [55.0], [2.0] * 10, ["memory"]),
+        ([1.0] * 10, [50.0] * 10, [2.0] * 9 + [2.5], ["allocations"]),
+    ],
+)
+def test_what_is_not_flat_is_a_fault(
+    ratios: list[float], memory: list[float], counts: list[float], found: list[str]
+) -> None:
+    assert flat.faults_of(ratios, memory, counts) == found
+
+
+def test_dead_inputs_are_zero_in_every_event() -> None:
+    for block in flat.blocks_of(Case("lru", OWN, 4), dead=3):
+        assert not block.x_TBI[..., 5:].any()
+        assert block.x_TBI[..., :5].all()
+
+
+def test_tenths_are_measured_one_by_one() -> None:
+    ratios, memory, counts = flat.measure(Case("lru", OWN, 4), 0, n_events=10)
+    assert len(ratios) == len(memory) == len(counts) == 10
+    assert min(ratios) > 0
+
+
+def test_a_digest_tells_one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identical, "TICKS", 64)
+    case = Case("tanh", "kf", 4)
+    assert identical.digest(case, 1) == identical.digest(case, 64)
+    make = Case.learner
+
+    def other(self: Case) -> object:
+        learner = make(self)
+        learner.head.V_PF[0, 0] = torch.nextafter(learner.head.V_PF[0, 0], torch.tensor(9.0))
+        return learner
+
+    before = identical.digest(case, 1)
+    monkeypatch.setattr(Case, "learner", other)
+    assert identical.digest(case, 1) != before
+
+
+def test_a_record_holds_the_newest_samples_and_its_target_lies_ahead() -> None:
+    pytest.importorskip("matplotlib")
+    stream = versus_deep_river.records(40)
+    assert len(stream) == 40
+    for i, (x, _) in enumerate(stream[:-1]):
+        assert [x[f"x{k}"] for k in range(1, 8)] == [stream[i + 1][0][f"x{k}"] for k in range(7)]
+    assert [y for _, y in stream[:30]] == [x["x7"] for x, _ in stream[1:31]]
+
+
+def test_errors_are_mean_absolute_and_root_mean_square() -> None:
+    stream = [({}, 1.0), ({}, 2.0)]
+    assert versus_deep_river.errors([1.0, 6.0], stream) == (2.0, pytest.approx(8**0.5))
+
+
+@pytest.mark.slow
+def test_without_deep_river_it_says_so_loudly() -> None:
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, "-m", "benchmarks.versus_deep_river", "--events", "100"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "NOT MEASURED" in run.stderr
+    assert "NOT MEASURED" in run.stdout
+    assert "| lstm ok(1) |" in run.stdout
+
+
+@pytest.mark.slow
+def test_results_are_the_same_to_the_bit_however_they_are_computed() -> None:
+    command = [sys.executable, "-m", "benchmarks.identical"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
