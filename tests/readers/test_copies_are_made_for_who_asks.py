@@ -13,6 +13,7 @@ import pytest
 from stream_rnn import app
 from stream_rnn.config import ConfigError
 from stream_rnn.engine.engine import Engine
+from stream_rnn.readers import answers
 from stream_rnn.readers import readers as module
 from stream_rnn.readers.readers import Readers
 from stream_rnn.readers.request import Refused
@@ -62,8 +63,8 @@ class Readable:
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.02)
-    monkeypatch.setattr(module, "FIRST_S", 0.02)
+    monkeypatch.setattr(answers, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(answers, "FIRST_S", 0.02)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_without_events_the_newest_copy_stays_the_truth(asked_once: Readable) ->
     asked_once.clock.now += 1000
     start = time.perf_counter()
     assert asked_once.ask() == 3
-    assert time.perf_counter() - start < module.PATIENCE_S
+    assert time.perf_counter() - start < answers.PATIENCE_S
     asked_once.readers.publish_if_asked()
     assert asked_once.readers.publications == 2  # it would be the same
 
@@ -145,7 +146,7 @@ def test_an_outdated_copy_is_waited_for_and_then_used(asked_once: Readable) -> N
     asked_once.clock.now += 1000
     start = time.perf_counter()
     assert asked_once.ask() == 1
-    assert time.perf_counter() - start >= module.PATIENCE_S
+    assert time.perf_counter() - start >= answers.PATIENCE_S
 
 
 def test_who_waits_is_answered_from_the_next_copy() -> None:
@@ -161,8 +162,8 @@ def test_who_waits_is_answered_from_the_next_copy() -> None:
 
 
 def test_more_requests_than_may_wait_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAITING", 1)
-    monkeypatch.setattr(module, "FIRST_S", 5.0)
+    monkeypatch.setattr(answers, "WAITING", 1)
+    monkeypatch.setattr(answers, "FIRST_S", 5.0)
     readable = Readable(max_concurrent=1)
     done: list[int] = []
     ask: Callable[[], None] = lambda: done.append(readable.ask())  # noqa: E731
