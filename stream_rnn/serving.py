@@ -40,10 +40,9 @@ from stream_rnn.spi import SettingError
 _log = logging.getLogger(__name__)
 
 BOUNDS = Bounds(connections=64, kept=60)  # nobody else is served here
-NICER = 5  # where cores are short the learner goes first
 LEAVE_S = 2.5  # for the answers under way when the daemon is gone
 SWITCH_S = 0.0005  # a request in a hurry must not wait 5 ms for one that computes
-OOM_SCORE = 500  # where memory is short the learner is the last to go
+OOM_SCORE = 500  # of 1000; a readers' process is started anew, the learner's events are not
 
 
 def main() -> int:
@@ -53,7 +52,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s readers: %(message)s", force=True
     )
-    _give_way()
+    _go_before_the_learner()
     lines = _lines(sys.stdin.fileno())
     told = next(line for line in lines if line is not None)
     with ExitStack() as stack:
@@ -143,9 +142,10 @@ def _lines(pipe: int) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def _give_way() -> None:
-    with suppress(OSError):  # not allowed everywhere, and no promise
-        os.nice(NICER)
+def _go_before_the_learner() -> None:
+    """Where memory is short. Not where cores are: one interpreter takes one at most, and a nicer
+    one waits for everything else on the machine, too.
+    """
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write(str(OOM_SCORE))
 

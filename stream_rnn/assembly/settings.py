@@ -182,7 +182,7 @@ class ReadersTable:
     Attributes:
         enabled: false keeps the table and answers nobody.
         process: answer in a process of its own, so that neither the learner nor those who ask wait
-            for the other's Python; it takes some 250 MB, and gives way where cores are short.
+            for the other's Python; it takes some 250 MB more, and a few seconds to start.
         http: its address for POST /predict, "127.0.0.1:9465"; port 0 takes a free one. Token and
             certificate are those of [metrics]. Without `process` [metrics] address answers it.
         publish_ms: the state is copied for readers at most so often, and only while they ask;
