@@ -143,8 +143,10 @@ def _lines(pipe: int) -> Iterator[Any]:
 
 
 def _go_before_the_learner() -> None:
-    """Where memory is short. Not where cores are: one interpreter takes one at most, and a nicer
-    one waits for everything else on the machine, too.
+    """Where memory is short.
+
+    Not where cores are: one interpreter takes one at most, and a nicer one waits for everything
+    else on the machine, too.
     """
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:  # noqa: PTH123
         file.write(str(OOM_SCORE))
