@@ -52,7 +52,7 @@ def runtime_of(tables: dict[str, Any], tmp_path: Path, n: int) -> tuple[Runtime,
 @pytest.mark.parametrize("batching", ["event", "log"])
 def test_four_threads_that_ask_all_the_time_change_no_bit(tmp_path: Path, batching: str) -> None:
     tables = TABLES | {"lanes": TABLES["lanes"] | {"batching": batching}}
-    n = 1500
+    n = 120
     alone, lonely = runtime_of(tables, tmp_path, n)
     alone.run()
     watched, job = runtime_of(tables | {"readers": READERS}, tmp_path, n)
@@ -88,7 +88,7 @@ def test_four_threads_that_ask_all_the_time_change_no_bit(tmp_path: Path, batchi
 
 def test_a_process_that_asks_all_the_time_changes_no_bit(tmp_path: Path) -> None:
     """Its memory is shared with a thread here, which wishes for every copy it can get."""
-    n = 1500
+    n = 120
     alone, lonely = runtime_of(TABLES, tmp_path, n)
     alone.run()
     watched, job = runtime_of(TABLES, tmp_path, n)
