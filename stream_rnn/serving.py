@@ -30,10 +30,10 @@ from stream_rnn.http.server import HttpServer
 from stream_rnn.lanes import Lanes
 from stream_rnn.readers import wire
 from stream_rnn.readers.attached import Attached
+from stream_rnn.readers.page import BEAT_S, SERVING, STATE
 from stream_rnn.readers.publication import Publication
 from stream_rnn.readers.region import Reader, Words
 from stream_rnn.readers.replica import Replica
-from stream_rnn.readers.shared import BEAT_S, SERVING, STATE
 from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.spi import SettingError
 

@@ -106,6 +106,7 @@ WITHOUT_TORCH = {
     "cli",
     "asking",
     "readers.answering",
+    "readers.supervisor",
     "readers.zeromq",
     "ctl",
     "notify",

@@ -10,10 +10,10 @@ from typing_extensions import override
 
 from stream_rnn.readers import answers
 from stream_rnn.readers.answers import Answers
+from stream_rnn.readers.page import WISH, Counts
 from stream_rnn.readers.publication import Publication
 from stream_rnn.readers.region import LIVE, PAUSE_US, Reader, Torn
 from stream_rnn.readers.replica import Replica
-from stream_rnn.readers.shared import WISH, Counts
 
 LOOK_S = 0.001  # how often who waits for a copy looks for it
 

@@ -5,48 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, MutableMapping
-
-from typing_extensions import override
+from collections.abc import Callable
 
 from stream_rnn.engine.engine import Engine
-from stream_rnn.metrics import READ
 from stream_rnn.readers import wire
+from stream_rnn.readers.page import WISH, Counts
 from stream_rnn.readers.publication import pause_s
 from stream_rnn.readers.region import LIVE, PAGE, PAUSE_US, Words, Writer, nameless, to_read
 
 _log = logging.getLogger(__name__)
 
-WISH, STATE, BEAT_S, COUNTS = range(4)  # words that the readers' process writes
-SERVING = 1  # STATE, once it answers
 NO_ROOM_S = 60.0  # until the next copy is tried when there was no memory for one
-
-
-class Counts(MutableMapping[str, int]):
-    """Requests by outcome, counted in shared memory by one process and shown by another."""
-
-    def __init__(self, words: memoryview[int]) -> None:
-        self._words = words
-
-    @override
-    def __getitem__(self, outcome: str) -> int:
-        return self._words[COUNTS + READ.index(outcome)]
-
-    @override
-    def __setitem__(self, outcome: str, n: int) -> None:
-        self._words[COUNTS + READ.index(outcome)] = n
-
-    @override
-    def __delitem__(self, outcome: str) -> None:
-        raise TypeError("an outcome is counted for ever")
-
-    @override
-    def __iter__(self) -> Iterator[str]:
-        return iter(READ)
-
-    @override
-    def __len__(self) -> int:
-        return len(READ)
 
 
 class Shared:

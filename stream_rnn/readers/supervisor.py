@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from stream_rnn.readers.shared import BEAT_S, SERVING, STATE
+from stream_rnn.readers.page import BEAT_S, SERVING, STATE
 
 _log = logging.getLogger(__name__)
 
@@ -132,13 +132,15 @@ class Supervisor:
 
     def _look_after(self, process: subprocess.Popen[bytes]) -> str | None:
         """Until it ends or must: None, or why it must."""
-        begun, said, is_up = self._clock(), None, False
+        begun, said, is_up, rest = self._clock(), None, False, self._first
         assert process.stdin is not None
         pipe = process.stdin.fileno()
+        os.set_blocking(pipe, False)  # one that does not listen must not hold us back
         with suppress(BrokenPipeError):  # it died already, which is seen below
-            _write(pipe, self._first)
-            os.set_blocking(pipe, False)
-            while process.poll() is None and not self._closing.wait(LOOK_S):
+            while True:
+                rest = rest[_written(pipe, rest) :]
+                if process.poll() is not None or self._closing.wait(LOOK_S):
+                    break
                 now = self._clock()
                 if not is_up and self._words[STATE] == SERVING:
                     is_up = True
@@ -148,8 +150,11 @@ class Supervisor:
                 if is_up and now - self._words[BEAT_S] > SILENT_S:
                     return f"gave no sign of life for {SILENT_S:g} s"
                 reasons = self._ready()
-                if is_up and reasons != said:
-                    said = reasons if _says(pipe, reasons) else said
+                if not rest and reasons != said:
+                    said, rest = (
+                        reasons,
+                        json.dumps([each[:300] for each in reasons]).encode() + b"\n",
+                    )
         if not self._closing.is_set():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LEAVE_S)
@@ -163,19 +168,12 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
-def _write(pipe: int, line: bytes) -> None:
-    while line:
-        line = line[os.write(pipe, line) :]
-
-
-def _says(pipe: int, reasons: list[str]) -> bool:
-    """Whether it was told; a pipe that is full is tried again later."""
-    line = json.dumps([reason[:300] for reason in reasons[:10]]).encode() + b"\n"
-    try:  # shorter than what a pipe takes as a whole, or not at all
-        os.write(pipe, line)
+def _written(pipe: int, line: bytes) -> int:
+    """How much of it went into the pipe; a full one is tried again later."""
+    try:
+        return os.write(pipe, line) if line else 0
     except BlockingIOError:
-        return False
-    return True
+        return 0
 
 
 def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:

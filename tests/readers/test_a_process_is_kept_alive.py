@@ -45,7 +45,8 @@ class Kept:
         self.words = Words(self.page, is_ours=True)
         self.heard = folder / "heard"
         self.reasons: list[str] = []
-        told = {"page": self.page, "heard": str(self.heard)}
+        long = "more than a pipe takes at once" * 10_000
+        told = {"page": self.page, "heard": str(self.heard), "long": long}
         ready = lambda: list(self.reasons)  # noqa: E731
         self.supervisor = Supervisor("script", told, self.words.words, [self.page], ready)
 
