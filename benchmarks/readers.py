@@ -1,30 +1,29 @@
 """Requests to the readers of a learning daemon: how long an answer takes, what asking costs.
 
-    python -m benchmarks.readers [--rate 1000] [--events 30000] [--units 32] [--native off]
-    python -m benchmarks.readers --over http --cell rtu --events 400000
+    python -m benchmarks.readers [--rate 300 1000] [--events 30000] [--units 32] [--native off]
+    python -m benchmarks.readers --over http --apart --cell rtu --events 400000
 
-Two daemons learn the same file, one of them asked over ZeroMQ (or HTTP, on a few connections that
-stay open) all the while, at a steady pace. An
-answer's time counts from the moment its request was due, so that a slow answer also delays those
-behind it. Parameters are compared to the bit.
+Daemons learn the same file: one that nobody asks, then one for each rate, asked over ZeroMQ (or
+HTTP, on a few connections that stay open) all the while, at a steady pace, by this process, which
+is neither the daemon's nor that of its readers (`--apart`). An answer's time counts from the moment
+its request was due, so that a slow answer also delays those behind it. What was learned is compared
+to the bit.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
-import itertools
 import json
 import math
 import os
 import re
 import resource
+import selectors
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections import Counter
@@ -56,11 +55,13 @@ class Run:
     """What came of one daemon."""
 
     seconds: float = 0.0
+    events_per_s: float = math.nan  # while it learned
     step_us: float = math.nan  # mean, of the learner's step
-    cpu_s: float = 0.0  # of the daemon, the start included
+    cpu_s: float = 0.0  # of the daemon and its readers, the start included
     answer_ms: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     state: bytes = b""  # what was learned
+    first: tuple[float, float] | None = None  # moment and ticks at the first look
 
     def quantile(self, share: float) -> float:
         """Of the answers' times, ms."""
@@ -75,6 +76,7 @@ class Setting:
     units: int
     native: str
     over: str
+    apart: bool = False
 
 
 def run(folder: Path, name: str, setting: Setting, rate: float) -> Run:
@@ -85,8 +87,12 @@ def run(folder: Path, name: str, setting: Setting, rate: float) -> Run:
         folder=folder, name=name, port=port, units=setting.units, cell=setting.cell, credit=credit
     )
     address = f"tcp://127.0.0.1:{_free_port()}"
+    asked_at = _free_port() if setting.apart else port
     if rate:
         text += "[readers]\n" + (f'address = "{address}"\n' if over == "zeromq" else "")
+        if setting.apart:
+            text += "process = true\n"
+            text += f'http = "127.0.0.1:{asked_at}"\n' if over == "http" else ""
     config = folder / f"{name}.toml"
     config.write_text(text)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -99,7 +105,7 @@ def run(folder: Path, name: str, setting: Setting, rate: float) -> Run:
         daemon = subprocess.Popen(command, stderr=log, env=environment)
         try:
             if rate and over == "http":
-                _watch_http(daemon, made, folder / name / "token", rate, port)
+                _watch_http(daemon, made, folder / name / "token", rate, port, asked_at)
             else:
                 _watch(daemon, made, address, rate, port)
         finally:
@@ -130,7 +136,7 @@ def _watch(
             now = time.perf_counter()
             if now >= metrics_at:
                 metrics_at = now + 1.0
-                made.step_us = _step_us(port, made.step_us)
+                made.step_us = _step_us(port, made)
                 if not is_up and not math.isnan(made.step_us):
                     is_up, due = True, now  # the pace begins when it learns
             while is_up and rate and now >= due and len(asked) < 10_000:
@@ -160,65 +166,126 @@ def _take(dealer: zmq.Socket[bytes], asked: dict[bytes, float], made: Run) -> No
             made.answer_ms.append((time.perf_counter() - due) * 1000)
 
 
+class _Asking:
+    """One connection that stays open; at most one request is on its way."""
+
+    def __init__(self, port: int, head: bytes) -> None:
+        self._port, self._head = port, head
+        self._socket: socket.socket | None = None
+        self._came = b""
+        self.due = math.nan  # when the request on its way was
+
+    def send(self, body: bytes, due: float) -> socket.socket:
+        if self._socket is None:
+            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=20)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.sendall(self._head % len(body) + body)
+        self._came, self.due = b"", due
+        return self._socket
+
+    def take(self) -> str | None:
+        """The status, once the answer is complete; raises OSError if the connection is."""
+        assert self._socket is not None
+        came = self._socket.recv(65536)
+        if not came:
+            raise ConnectionAbortedError
+        self._came += came
+        head, end, body = self._came.partition(b"\r\n\r\n")
+        if not end:
+            return None
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        assert length is not None
+        return head[9:12].decode() if len(body) >= int(length[1]) else None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
 def _watch_http(
-    daemon: subprocess.Popen[bytes], made: Run, token: Path, rate: float, port: int
+    daemon: subprocess.Popen[bytes], made: Run, token: Path, rate: float, port: int, asked_at: int
 ) -> None:
-    """The same over HTTP: whichever connection is free asks what is due next."""
+    """The same over HTTP: whichever connection is free asks what is due next.
+
+    One thread and few system calls: who asks takes as little as it can of the cores that are
+    measured.
+    """
     while math.isnan(made.step_us) and daemon.poll() is None:  # the pace begins when it learns
         time.sleep(0.1)
-        made.step_us = _step_us(port, made.step_us)
-    begun, ticket, over = time.perf_counter(), itertools.count(), threading.Event()
-    answers: list[tuple[str, float]] = []
+        made.step_us = _step_us(port, made)
+    said = f"Authorization: Bearer {token.read_text().strip()}"
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{asked_at}\r\n{said}\r\n"
+        "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    ).encode()
+    free = [_Asking(asked_at, head) for _ in range(CONNECTIONS)]
+    broken = n = 0
+    while _is_no_answer(free[-1]) and daemon.poll() is None:  # its process takes a while to start
+        pass
+    due = metrics_at = time.perf_counter()
+    with selectors.SelectSelector() as selector:  # of all, it alone waits for microseconds
+        while daemon.poll() is None:
+            while (now := time.perf_counter()) >= due and free:
+                asking = free.pop()
+                record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
+                try:
+                    way = asking.send(json.dumps({"record": record}).encode(), due)
+                except OSError:  # those at the end are the daemon leaving
+                    asking.close()
+                    free.append(asking)
+                    broken += 1
+                    break
+                selector.register(way, selectors.EVENT_READ, asking)
+                due, n = due + 1 / rate, n + 1
+            if now >= metrics_at:
+                metrics_at = now + 2.0
+                made.step_us = _step_us(port, made)
+            wait_s = max(0.0, min(due - time.perf_counter(), 0.1)) if free else 0.1
+            for key, _ in selector.select(wait_s):
+                asking = key.data
+                try:
+                    status = asking.take()
+                except OSError:
+                    status = "broken off"
+                    asking.close()
+                if status is not None:
+                    selector.unregister(key.fileobj)
+                    free.append(asking)
+                    made.statuses[status] += 1
+                    if status == "200":
+                        made.answer_ms.append((time.perf_counter() - asking.due) * 1000)
 
-    def ask() -> None:
-        broken = 0  # since the last answer: those at the end are the daemon leaving
-        asking = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        headers = {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {token.read_text().strip()}",
-        }
-        while not over.is_set():
-            n = next(ticket)
-            due = begun + n / rate
-            time.sleep(max(0.0, due - time.perf_counter()))
-            record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
-            try:
-                asking.request("POST", "/predict", json.dumps({"record": record}), headers)
-                answer = asking.getresponse()
-                answer.read()
-            except (OSError, http.client.HTTPException):
-                broken += 1
-                asking.close()
-                time.sleep(0.05)
-                continue
-            answers.append((str(answer.status), (time.perf_counter() - due) * 1000))
-            answers.extend([("broken off", 0.0)] * broken)
-            broken = 0
 
-    threads = [threading.Thread(target=ask) for _ in range(CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    while daemon.poll() is None:
-        time.sleep(0.5)
-        made.step_us = _step_us(port, made.step_us)
-    over.set()
-    for thread in threads:
-        thread.join()
-    made.statuses.update(status for status, _ in answers)
-    made.answer_ms.extend(ms for status, ms in answers if status == "200")
+def _is_no_answer(asking: _Asking) -> bool:
+    try:
+        asking.send(b"{}", 0.0)
+        while asking.take() is None:
+            pass
+    except OSError:
+        asking.close()
+        time.sleep(0.05)
+        return True
+    return False
 
 
-def _step_us(port: int, before: float) -> float:
+def _step_us(port: int, made: Run) -> float:
+    """Mean time of a step so far; brings the rate of events up to date, too."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
             text = page.read().decode()
     except OSError:  # not up yet, or done
-        return before
+        return made.step_us
     total, count = (
         float(re.search(rf"^stream_rnn_tick_seconds_{what} (\S+)$", text, re.M)[1])  # type: ignore[index]
         for what in ("sum", "count")
     )
-    return total / count * 1e6 if count else before
+    now = time.monotonic()
+    if count and made.first is None:
+        made.first = now, count
+    elif made.first is not None and now > made.first[0] + 1:
+        made.events_per_s = (count - made.first[1]) / (now - made.first[0])
+    return total / count * 1e6 if count else made.step_us
 
 
 def _free_port() -> int:
@@ -235,45 +302,64 @@ def write_events(path: Path, n: int) -> None:
             file.write(json.dumps(event) + "\n")
 
 
-def measure(events: int, setting: Setting, rate: float) -> tuple[Run, Run]:
-    """The same events without readers, then with."""
+def measure(events: int, setting: Setting, *rates: float) -> list[Run]:
+    """The same events without readers, then asked at each rate."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_events(folder / "events.jsonl", events)
-        return run(folder, "alone", setting, 0), run(folder, "asked", setting, rate)
+        alone = run(folder, "alone", setting, 0)
+        return [alone, *(run(folder, f"asked-{rate:g}", setting, rate) for rate in rates)]
 
 
-def table(alone: Run, asked: Run) -> str:
+def table(runs: list[Run], rates: list[float]) -> str:
     """What was measured, in Markdown."""
-    p50, p99 = asked.quantile(0.5), asked.quantile(0.99)
-    steps = p99 * 1000 / asked.step_us
-    return "\n".join(
-        [
-            "| | alone | asked |",
-            "|---|---|---|",
-            f"| step, mean | {alone.step_us:.0f} us | {asked.step_us:.0f} us |",
-            f"| daemon's processor time | {alone.cpu_s:.1f} s | {asked.cpu_s:.1f} s |",
-            f"| whole run | {alone.seconds:.1f} s | {asked.seconds:.1f} s |",
-            f"| answers | - | {sum(asked.statuses.values())} {dict(asked.statuses)} |",
-            f"| answer, p50 | - | {p50:.2f} ms |",
-            f"| answer, p99 | - | {p99:.2f} ms ({steps:.1f} steps) |",
-            f"| state equal to the bit | - | {alone.state == asked.state} |",
-        ]
-    )
+    alone, *asked = runs
+    rows = {
+        "": [f"asked {rate:g} a second" for rate in rates],
+        "step, mean": [f"{each.step_us:.0f} us" for each in asked],
+        "events a second": [f"{each.events_per_s:.0f}" for each in asked],
+        "processor time": [f"{each.cpu_s:.1f} s" for each in asked],
+        "whole run": [f"{each.seconds:.1f} s" for each in asked],
+        "answers": [f"{sum(each.statuses.values())} {dict(each.statuses)}" for each in asked],
+        "answer, p50": [f"{each.quantile(0.5):.2f} ms" for each in asked],
+        "answer, p99": [
+            f"{each.quantile(0.99):.2f} ms ({each.quantile(0.99) * 1000 / each.step_us:.1f} steps)"
+            for each in asked
+        ],
+        "answers within 2 steps": [
+            f"{sum(ms < 2e-3 * each.step_us for ms in each.answer_ms) / len(each.answer_ms):.1%}"
+            for each in asked
+        ],
+        "state equal to the bit": [str(alone.state == each.state) for each in asked],
+    }
+    first = [
+        "alone",
+        f"{alone.step_us:.0f} us",
+        f"{alone.events_per_s:.0f}",
+        f"{alone.cpu_s:.1f} s",
+        f"{alone.seconds:.1f} s",
+    ]
+    cells = [
+        [name, first[i] if i < len(first) else "-", *row]
+        for i, (name, row) in enumerate(rows.items())
+    ]
+    cells.insert(1, ["---"] * len(cells[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--rate", type=float, nargs="+", default=[1000.0])
     parser.add_argument("--events", type=int, default=30_000)
     parser.add_argument("--units", type=int, default=32)
     parser.add_argument("--native", choices=("auto", "off"), default="auto")
     parser.add_argument("--over", choices=("zeromq", "http"), default="zeromq")
     parser.add_argument("--cell", default="lstm")
+    parser.add_argument("--apart", action="store_true", help="[readers] process = true")
     given = parser.parse_args()
-    setting = Setting(given.cell, given.units, given.native, given.over)
-    print(table(*measure(given.events, setting, given.rate)))
+    setting = Setting(given.cell, given.units, given.native, given.over, given.apart)
+    print(table(measure(given.events, setting, *given.rate), given.rate))
 
 
 if __name__ == "__main__":

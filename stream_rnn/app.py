@@ -38,9 +38,9 @@ from stream_rnn.lanes import Lanes
 from stream_rnn.overload import Overload
 from stream_rnn.readers.readers import Readers
 from stream_rnn.readers.replica import Replica
-from stream_rnn.readers.zeromq import ReadersSocket
+from stream_rnn.readers.zeromq import ReadersSocket, require_place
 from stream_rnn.scores import Drift
-from stream_rnn.spi import LEVELS, WHY_SO, Codec, Sink, Source
+from stream_rnn.spi import LEVELS, WHY_SO, Codec, Sink, Source, require_port
 from stream_rnn.tasks import TASKS, Task
 
 T = TypeVar("T")
@@ -62,6 +62,7 @@ class Job:
     metrics: MetricsTable | None
     readers: Readers | None
     readers_socket: ReadersSocket | None
+    apart: ReadersTable | None
     model: dict[str, Any]
     fingerprint: str
     execution: dict[str, str]
@@ -162,7 +163,8 @@ def build(
             drift=Drift(),
         ),
     )
-    readers, socket = _readers(tables, engine, model.chosen)
+    apart = _apart(tables, task, model.chosen)
+    readers, socket = (None, None) if apart else _readers(tables, engine, model.chosen)
     sinks = [
         _plug_in("[[sink]]", table, Sink, "stream_rnn.sinks")
         for table in tables.get("sink", [_default_sink(state)])
@@ -187,6 +189,7 @@ def build(
         metrics=metrics,
         readers=readers,
         readers_socket=socket,
+        apart=apart,
         model=effective,
         fingerprint=fingerprint(effective),
         execution=model.execution,
@@ -261,6 +264,21 @@ def _task(tables: Mapping[str, Any], codec: Codec, n_lanes: int) -> tuple[Task, 
             "[features] gives the network no inputs: name numeric or categorical fields"
         )
     return task, {"task": {**table}, "features": written}
+
+
+def _apart(tables: Mapping[str, Any], task: Task, chosen: Mapping[str, Any]) -> ReadersTable | None:
+    """`[readers]`, sound, if they are to have a process of their own."""
+    table = config.build("[readers]", tables.get("readers", {}), ReadersTable)
+    if not (table.enabled and table.process):
+        return None
+    build_replica(chosen, task)  # there it would be refused when the daemon has long said it runs
+    if table.http is not None:
+        http = table.http
+        _checked("[readers]", lambda: require_port(http, "http"))
+    if table.address is not None:
+        address = table.address
+        _checked("[readers]", lambda: require_place(address, table.insecure))
+    return table
 
 
 def _readers(

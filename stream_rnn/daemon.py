@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ import click
 from prometheus_client import CollectorRegistry
 
 from stream_rnn import __version__, report, results, resuming
+from stream_rnn.apart import Apart, apart
 from stream_rnn.app import Job
 from stream_rnn.assembly.settings import MetricsTable
 from stream_rnn.checkpoint import room
@@ -29,7 +31,7 @@ from stream_rnn.console import Console, NoteHandler
 from stream_rnn.control.server import ControlServer
 from stream_rnn.http.guard import token_in
 from stream_rnn.http.live import Feed, live_stream, page
-from stream_rnn.http.pages import Predict, pages, predicting
+from stream_rnn.http.pages import Predict, moved, pages, predicting
 from stream_rnn.http.server import HttpServer
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.metrics import Metrics
@@ -83,26 +85,36 @@ def run_job(
             resuming.require_same_model(job, newest)
             runtime.restore(newest)
             runtime.metrics.snapshot_fallbacks = len(newest.fallbacks)
+        folder, table = Path(job.state.dir), job.metrics or MetricsTable()
+        asked_at = None if job.readers is None else "no address of their own"
+        elsewhere = None
+        if job.apart is not None:
+            table = replace(table, token=post_token(table, folder))
+            given = job.apart, job.engine, job.model, table, runtime.watch.ready_alone
+            beside = stack.enter_context(apart(*given))
+            attend(runtime, beside)
+            elsewhere = beside.places
+            asked_at = f"{elsewhere}, a process of their own"
         if job.metrics is not None:
             watch = runtime.watch
-            asked = watch.status, watch.live, watch.ready
-            folder = Path(job.state.dir)
             server = serve(
-                job.metrics,
+                table,
                 registry,
-                *asked,
+                watch.status,
+                watch.live,
+                watch.ready,
                 feed=watch.feed,
                 predict=None if job.readers is None else job.readers.answer,
+                elsewhere=elsewhere,
                 state_dir=folder,
             )
             stack.callback(server.close)
         stack.enter_context(controlled(runtime, store))
-        asked_at = "no address of their own"
         if job.readers_socket is not None:
             open_readers(job.readers_socket)
             stack.callback(job.readers_socket.close)
             asked_at = job.readers_socket.address
-        readers = [] if job.readers is None else [f"  readers      {asked_at}"]
+        readers = [] if asked_at is None else [f"  readers      {asked_at}"]
         for line in (*job.banner, *readers, resuming.start_line(newest, job.state.dir)):
             click.echo(line, err=True)
         if runtime.freeze.since_step is not None:
@@ -221,6 +233,7 @@ def serve(
     *,
     feed: Feed | None = None,
     predict: Predict | None = None,
+    elsewhere: str | None = None,
     state_dir: Path | None = None,
 ) -> HttpServer:
     """The HTTP server, open.
@@ -233,6 +246,7 @@ def serve(
         ready: reasons against /readyz.
         feed: what the live page draws.
         predict: what POST /predict answers; without it there is no such page.
+        elsewhere: where it is answered instead.
         state_dir: where a token is kept if one is needed and none is configured.
     """
     routes = {**page(), **pages(registry, status, live, ready)}
@@ -240,11 +254,12 @@ def serve(
         routes |= live_stream(feed, ready)
     if predict is not None:
         routes |= predicting(predict)
+    elif elsewhere is not None:
+        routes |= moved(elsewhere)
+    token = table.token
+    if predict is not None and state_dir is not None:
+        token = post_token(table, state_dir)
     try:
-        token = table.token
-        if token is None and state_dir is not None and predict is not None:
-            token = token_in(state_dir / TOKEN)
-            click.echo(f"  token        {state_dir / TOKEN}, for POST /predict", err=True)
         server = HttpServer(
             table.address,
             routes,
@@ -262,6 +277,30 @@ def serve(
             "and key"
         )
     return server
+
+
+def post_token(table: MetricsTable, state_dir: Path) -> str:
+    """What POST /predict needs: the configured token, or one that is made, kept and told of."""
+    if table.token is not None:
+        return table.token
+    try:
+        token = token_in(state_dir / TOKEN)
+    except SettingError as error:
+        raise ConfigError(f"[metrics] {error}") from error
+    click.echo(f"  token        {state_dir / TOKEN}, for POST /predict", err=True)
+    return token
+
+
+def attend(runtime: Runtime, beside: Apart) -> None:
+    """Let a running readers' process have copies, be counted, and be among the reasons."""
+    supervisor, metrics = beside.supervisor, runtime.metrics
+    runtime.readers = beside.shared
+    runtime.watch.others = supervisor.reasons
+    runtime.watch.more_status = lambda: {"readers": supervisor.status()}
+    metrics.reader_requests = beside.shared.counts
+    metrics.reader_copy_age_seconds = beside.shared.age_s
+    metrics.reader_copy_seconds = beside.shared.newest_copy_s
+    metrics.reader_restarts = lambda: supervisor.restarts
 
 
 def open_readers(socket: ReadersSocket) -> None:

@@ -254,7 +254,7 @@ class Metrics(Collector):
     lanes_used: Gauge = _gauge("Lanes that hold a stream.")
     lanes_capacity: Gauge = _gauge("Lanes there are.")
     lane_evictions: int = _counter("Lanes taken from a stream to serve another.")
-    reader_requests: dict[str, int] = _counter(
+    reader_requests: Mapping[str, int] = _counter(
         "Requests to the readers, by what became of them.", "outcome", READ
     )
     reader_copy_age_seconds: Callable[[], float | None] = _gauge(
@@ -262,6 +262,9 @@ class Metrics(Collector):
     )
     reader_copy_seconds: Callable[[], float | None] = _gauge(
         "Time it took to copy that state, between two events."
+    )
+    reader_restarts: int | Callable[[], int] = _counter(
+        "Times the readers' process was started anew ([readers] process)."
     )
     guarantee_info: Values = _info(
         "What each source promises when the daemon is killed.", "source", "level"

@@ -23,6 +23,8 @@ TOP = {
     "ckpt",
     "bench",
     "reference",
+    "apart",
+    "serving",
 }  # composition: they may know everybody
 # package or module -> which of ours it may import
 MAY_IMPORT: dict[str, set[str]] = {
@@ -96,6 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     **{name: {"*"} for name in TOP},
 }
 TORCH_AT_THE_TOP = CORE | {"engine", "assembly", "bench", "testing", "readers", "migration"}
+TORCH_AT_THE_TOP |= {"serving"}
 TORCH_INSIDE = TORCH_AT_THE_TOP | {"checkpoint"}
 WITHOUT_TORCH = {
     "spi",
@@ -105,6 +108,7 @@ WITHOUT_TORCH = {
     "cli",
     "asking",
     "readers.answering",
+    "readers.supervisor",
     "readers.zeromq",
     "ctl",
     "notify",

@@ -181,6 +181,10 @@ class ReadersTable:
 
     Attributes:
         enabled: false keeps the table and answers nobody.
+        process: answer in a process of its own, so that neither the learner nor those who ask wait
+            for the other's Python; it takes some 250 MB more, and a few seconds to start.
+        http: its address for POST /predict, "127.0.0.1:9465"; port 0 takes a free one. Token and
+            certificate are those of [metrics]. Without `process` [metrics] address answers it.
         publish_ms: the state is copied for readers at most so often, and only while they ask;
             an answer's may be twice as old.
         max_concurrent: requests served at a time.
@@ -191,6 +195,8 @@ class ReadersTable:
     """
 
     enabled: bool = True
+    process: bool = False
+    http: str | None = None
     publish_ms: float = 50.0
     max_concurrent: int = 2
     max_bytes: int = 64 << 10
@@ -205,6 +211,16 @@ class ReadersTable:
                 f"max_concurrent must be in 1..{MOST_READERS}, got {self.max_concurrent}"
             )
         _require(self, 64, "max_bytes")
+        if self.http is not None and not self.process:
+            raise ValueError(
+                f"http = {self.http!r} is the address of a process of its own: set process = true, "
+                "or leave http out and ask at [metrics] address"
+            )
+        if self.process and self.http is None and self.address is None:
+            raise ValueError(
+                'process = true needs where it is asked: http = "127.0.0.1:9465", or address = '
+                '"tcp://127.0.0.1:5570"'
+            )
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,18 @@ LEAVE_S = 2.0  # for the answers under way when the server closes
 
 
 class Listener(socketserver.TCPServer):
-    """Accepts connections, each for a thread of its own, never more than its bounds say."""
+    """Accepts connections, each for a thread of its own, never more than its bounds say.
 
-    allow_reuse_address = True  # a restart must not wait for TIME_WAIT; a listener still refuses
+    `listening` is closed with it.
+    """
 
     def __init__(
         self,
-        place: tuple[str, int],
         routes: Routes,
         guard: Guard,
         certificate: Certificate | None,
         bounds: Bounds,
+        listening: socket.socket,
     ) -> None:
         self.routes, self.guard, self.bounds = routes, guard, bounds
         self.closing = threading.Event()
@@ -47,9 +48,9 @@ class Listener(socketserver.TCPServer):
         self._lock = threading.Lock()
         self._at_work: dict[threading.Thread, socket.socket] = {}
         self._failing: dict[str, str] = {}  # path -> class of the error logged last
-        self.request_queue_size = bounds.connections
-        self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        super().__init__(place, Connection)
+        super().__init__(listening.getsockname()[:2], Connection, bind_and_activate=False)
+        self.socket.close()  # the base made one
+        self.socket = listening
 
     def answer(self, path: str, route: Route, request: Request) -> Answer | Stream:
         """What the route says; an error of its own is a 500 that names it, and a line in the log.

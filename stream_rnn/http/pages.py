@@ -34,9 +34,16 @@ def pages(
     """
     return {
         "/metrics": Route(lambda request: _metrics(registry, request)),
+        **probes(live, ready),
+        "/status": Route(lambda request: json(status())),
+    }
+
+
+def probes(live: Reasons, ready: Reasons) -> Routes:
+    """/livez and /readyz, which tell nothing of the stream."""
+    return {
         "/livez": Route(lambda request: _verdict(live()), public=True),
         "/readyz": Route(lambda request: _verdict(ready()), public=True),
-        "/status": Route(lambda request: json(status())),
     }
 
 
@@ -49,6 +56,18 @@ def predicting(predict: Predict) -> Routes:
         return Answer(code, JSON, body, (("Retry-After", str(RETRY_S)),) if busy else ())
 
     return {"/predict": Route(handle, "POST", max_body_bytes=MAX_PREDICT_BYTES, kept=True)}
+
+
+def moved(where: str) -> Routes:
+    """POST /predict where another address answers it."""
+    words = f"POST /predict is answered at {where}\n"
+    return {
+        "/predict": Route(
+            lambda request: text(HTTPStatus.MISDIRECTED_REQUEST, words),
+            "POST",
+            max_body_bytes=MAX_PREDICT_BYTES,
+        )
+    }
 
 
 def _metrics(registry: CollectorRegistry, request: Request) -> Answer:

@@ -8,6 +8,7 @@ loop. Only a POST route's connection may be kept for another request.
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 from types import TracebackType
 
@@ -29,6 +30,8 @@ class HttpServer:
         token: what POST needs, and what reading from other machines needs without `insecure`.
         certificate, key: PEM files; with them it speaks TLS, and nothing else.
         bounds: what clients may take.
+        listening: a socket that listens at the address already, e.g. another process's; it is
+            closed with the server. None: `open` makes one.
 
     Raises:
         SettingError: the address is malformed, or reachable from elsewhere without a token or
@@ -45,6 +48,7 @@ class HttpServer:
         certificate: str | None = None,
         key: str | None = None,
         bounds: Bounds | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
         self._host, self.port = require_port(address)
         self.local = is_loopback(self._host)
@@ -57,6 +61,7 @@ class HttpServer:
         self._guard = Guard(address, self.local, insecure, token, self.scheme)
         self._routes = dict(routes)
         self._bounds = Bounds() if bounds is None else bounds
+        self._listening = listening
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
 
@@ -98,20 +103,41 @@ class HttpServer:
     ) -> None:
         self.close()
 
+    def bind(self) -> socket.socket:
+        """Take the port without serving it: for another process. Raises like `open`."""
+        return listen(self._host, self.port, self._bounds.connections)
+
     def _listen(self) -> Listener:
-        where = f"address: {self._host}:{self.port}"
-        place = (self._host, self.port)
-        try:
-            return Listener(place, self._routes, self._guard, self._certificate, self._bounds)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise SettingError(
-                    f"{where} is in use by another process; choose another port or stop that "
-                    "process"
-                ) from error
-            if error.errno == errno.EACCES:
-                raise SettingError(f"{where} needs privileges; choose a port above 1023") from error
-            raise SettingError(
-                f"{where} cannot be listened on ({error.strerror or error}); use an address of "
-                'this machine, e.g. "127.0.0.1:9464"'
-            ) from error
+        listening = self._listening or self.bind()
+        return Listener(self._routes, self._guard, self._certificate, self._bounds, listening)
+
+
+def listen(host: str, port: int, waiting: int = 32) -> socket.socket:
+    """A socket that listens; `waiting` connections may wait to be accepted.
+
+    Raises:
+        SettingError: the port is in use, or the address is not this machine's.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # a restart must not wait for TIME_WAIT; a listener still refuses
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(waiting)
+    except OSError as error:
+        made.close()
+        raise _refused(f"address: {host}:{port}", error) from error
+    return made
+
+
+def _refused(where: str, error: OSError) -> SettingError:
+    if error.errno == errno.EADDRINUSE:
+        return SettingError(
+            f"{where} is in use by another process; choose another port or stop that process"
+        )
+    if error.errno == errno.EACCES:
+        return SettingError(f"{where} needs privileges; choose a port above 1023")
+    return SettingError(
+        f"{where} cannot be listened on ({error.strerror or error}); use an address of this "
+        'machine, e.g. "127.0.0.1:9464"'
+    )

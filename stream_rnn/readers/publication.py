@@ -10,6 +10,8 @@ from stream_rnn.engine.engine import Engine
 from stream_rnn.lanes import Lanes
 from stream_rnn.tasks import Task
 
+SHARE = 0.05  # of the learner's time that copying may take, at most
+
 
 @dataclass(frozen=True, slots=True)
 class Publication:
@@ -46,6 +48,11 @@ def publish(engine: Engine, at: float) -> Publication:
         ordinal=engine.ordinal,
         at=at,
     )
+
+
+def pause_s(publish_s: float, copy_s: float) -> float:
+    """From the beginning of one copy to that of the next, at least."""
+    return max(publish_s, copy_s / SHARE)
 
 
 def _on_host(tensor: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class ReadersSocket:
         busy: the same for a request that there is no time for.
         max_bytes: of a frame; who sends a larger one is disconnected.
         insecure: allow an address that other machines can reach.
+        listening: descriptor of a socket that listens at the address already, e.g. another
+            process's; it is closed with the socket. None: `open` makes one.
 
     Raises:
         SettingError: the address is malformed, or reachable from elsewhere without `insecure`.
@@ -51,16 +53,11 @@ class ReadersSocket:
         busy: Callable[[], tuple[int, bytes]],
         max_bytes: int,
         insecure: bool = False,
+        listening: int | None = None,
     ) -> None:
-        host, port = _parts(address)
-        if not is_loopback(host) and not insecure:
-            raise SettingError(
-                f"address: {address} can be reached by other machines, and readers are asked for "
-                f'no password; use "tcp://127.0.0.1:{port}", or set insecure = true where every '
-                "machine around is trusted"
-            )
+        require_place(address, insecure)
         self.address = address
-        self._is_local = is_loopback(host)
+        self._listening = listening
         self._answer = answer
         self._busy = busy
         self._waiting: deque[list[bytes]] = deque()
@@ -86,6 +83,8 @@ class ReadersSocket:
         socket.set(zmq.RCVHWM, QUEUE)
         socket.set(zmq.SNDHWM, UNREAD)
         socket.set(zmq.IPV6, 1 if "[" in self.address else 0)
+        if self._listening is not None:
+            socket.set(zmq.USE_FD, self._listening)
         try:
             socket.bind(self.address.replace("localhost", "127.0.0.1"))
         except zmq.ZMQError as error:
@@ -172,6 +171,22 @@ def ask(address: str, body: bytes, timeout_s: float = 5.0) -> tuple[int, bytes]:
     if len(frames) != 2 or not frames[0].isdigit():
         raise SettingError(f"{address}: what answers there is no daemon's [readers] address")
     return int(frames[0]), frames[1]
+
+
+def require_place(address: str, insecure: bool) -> tuple[str, int]:
+    """Host and port of "tcp://HOST:PORT".
+
+    Raises:
+        SettingError: it is malformed, or reachable from elsewhere without `insecure`.
+    """
+    host, port = _parts(address)
+    if not is_loopback(host) and not insecure:
+        raise SettingError(
+            f"address: {address} can be reached by other machines, and readers are asked for "
+            f'no password; use "tcp://127.0.0.1:{port}", or set insecure = true where every '
+            "machine around is trusted"
+        )
+    return host.replace("localhost", "127.0.0.1"), port
 
 
 def _parts(address: str) -> tuple[str, int]:

@@ -48,6 +48,8 @@ class Watch:
 
     Attributes:
         feed: frames for a live page, put while somebody watches.
+        others: reasons not to trust what runs beside the loop; may be set before the run.
+        more_status: what `/status` says of that.
     """
 
     def __init__(
@@ -93,6 +95,8 @@ class Watch:
         self._published = self._reported = -math.inf
         self._rate = (clock(), 0, 0.0)
         self._before = self._counted()
+        self.others: Callable[[], list[str]] = list
+        self.more_status: Callable[[], Mapping[str, Any]] = dict
         self.feed = Feed(self.about)
         self._showing = Showing(
             self.feed,
@@ -240,7 +244,11 @@ class Watch:
         return [f"the loop has not turned for {silent_s:.0f} s"] if silent_s > SILENT_S else []
 
     def ready(self) -> list[str]:
-        """Reasons not to trust it now."""
+        """Reasons not to trust it now, or what runs beside it."""
+        return self.ready_alone() + self.others()
+
+    def ready_alone(self) -> list[str]:
+        """Reasons not to trust the loop now."""
         reasons = self.live()
         if not self._connection.connected:
             reasons.append("the source is not connected")
@@ -286,6 +294,7 @@ class Watch:
             "letters": list(self._outputs.newest_letters),
             "execution": self._checkpointing.identity.execution,
             "model": self._checkpointing.identity.model,
+            **self.more_status(),
         }
 
     def about(self) -> dict[str, Any]:

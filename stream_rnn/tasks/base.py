@@ -229,15 +229,22 @@ class Task(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values, JSON-able."""
-        return {
-            "scores": self.scores.state_dict(),
-            "features": self.features.state_dict(),
-            **{name: memory.state_dict() for name, memory in self._memories.items()},
-        }
+        return {"scores": self.scores.state_dict(), **self.known()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take what `state_dict` gave."""
         self.scores.load_state_dict(state["scores"])
+        self.load_known(state)
+
+    def known(self) -> dict[str, Any]:
+        """The state without the scores: all that a prediction is made from; plain values."""
+        return {
+            "features": self.features.state_dict(),
+            **{name: memory.state_dict() for name, memory in self._memories.items()},
+        }
+
+    def load_known(self, state: Mapping[str, Any]) -> None:
+        """Take what `known` gave."""
         self.features.load_state_dict(state["features"])
         for name, memory in self._memories.items():
             memory.load_state_dict(state[name])

@@ -186,13 +186,13 @@ class Numeric(Task):
         self._scales.reset_lane(lane)
 
     @override
-    def state_dict(self) -> dict[str, Any]:
+    def known(self) -> dict[str, Any]:
         scales = {lane: list(each.values()) for lane, each in self._scales.state_dict().items()}
-        return super().state_dict() | {"scales": scales}
+        return super().known() | {"scales": scales}
 
     @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def load_known(self, state: Mapping[str, Any]) -> None:
+        super().load_known(state)
         scales = state["scales"].items()
         self._scales.load_state_dict(
             {lane: dict(zip(self.targets, each, strict=True)) for lane, each in scales}

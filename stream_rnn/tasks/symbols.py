@@ -121,12 +121,12 @@ class Symbols(Task):
         return twin
 
     @override
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"symbols": self.symbols}
+    def known(self) -> dict[str, Any]:
+        return super().known() | {"symbols": self.symbols}
 
     @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
+    def load_known(self, state: Mapping[str, Any]) -> None:
+        super().load_known(state)
         symbols = texts(state["symbols"], "the classes", self.room)
         if len(symbols) > self.room or (self._fixed and symbols != self.symbols):
             raise ValueError(f"classes: the snapshot has {symbols[:8]}, not {self.symbols[:8]}")

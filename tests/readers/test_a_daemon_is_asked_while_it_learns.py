@@ -8,10 +8,11 @@ from benchmarks import readers
 
 
 @pytest.mark.slow
-def test_a_thousand_requests_a_second_change_no_bit() -> None:
-    setting = readers.Setting("lstm", units=8, native="off", over="zeromq")
+@pytest.mark.parametrize(("over", "apart"), [("zeromq", False), ("zeromq", True), ("http", True)])
+def test_a_thousand_requests_a_second_change_no_bit(over: str, apart: bool) -> None:
+    setting = readers.Setting("lstm", units=8, native="off", over=over, apart=apart)
     alone, asked = readers.measure(2500, setting, rate=1000.0)  # seconds, on any machine
-    print(readers.table(alone, asked))  # noqa: T201
+    print(readers.table([alone, asked], [1000.0]))  # noqa: T201
     assert asked.state == alone.state
     assert len(alone.state) > 1000
     assert alone.statuses == {}

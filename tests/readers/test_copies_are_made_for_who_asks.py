@@ -13,6 +13,7 @@ import pytest
 from stream_rnn import app
 from stream_rnn.config import ConfigError
 from stream_rnn.engine.engine import Engine
+from stream_rnn.readers import answers
 from stream_rnn.readers import readers as module
 from stream_rnn.readers.readers import Readers
 from stream_rnn.readers.request import Refused
@@ -62,8 +63,8 @@ class Readable:
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.02)
-    monkeypatch.setattr(module, "FIRST_S", 0.02)
+    monkeypatch.setattr(answers, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(answers, "FIRST_S", 0.02)
 
 
 @pytest.fixture
@@ -110,13 +111,13 @@ def test_between_two_copies_passes_the_configured_time(asked_once: Readable) -> 
 def test_a_copy_that_takes_long_is_made_less_often(
     asked_once: Readable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = module.publish
+    made = answers.publish
 
     def slow(engine: Engine, at: float) -> Any:
         asked_once.clock.now += 0.5
         return made(engine, at)
 
-    monkeypatch.setattr(module, "publish", slow)
+    monkeypatch.setattr(answers, "publish", slow)
     asked_once.clock.now += 2
     asked_once.event()
     begun = asked_once.clock.now - 0.5
@@ -136,7 +137,7 @@ def test_without_events_the_newest_copy_stays_the_truth(
     asked_once.event()
     asked_once.ask()
     asked_once.clock.now += 1000
-    monkeypatch.setattr(module, "PATIENCE_S", 60.0)
+    monkeypatch.setattr(answers, "PATIENCE_S", 60.0)
     start = time.perf_counter()
     assert asked_once.ask() == 3
     assert time.perf_counter() - start < 30.0  # it waited for no other one
@@ -148,11 +149,11 @@ def test_an_outdated_copy_is_waited_for_and_then_used(asked_once: Readable) -> N
     asked_once.clock.now += 1000
     start = time.perf_counter()
     assert asked_once.ask() == 1
-    assert time.perf_counter() - start >= module.PATIENCE_S
+    assert time.perf_counter() - start >= answers.PATIENCE_S
 
 
 def test_who_waits_is_answered_from_the_next_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_S", 60.0)
+    monkeypatch.setattr(answers, "FIRST_S", 60.0)
     readable = Readable()
     steps: list[int] = []
     thread = threading.Thread(target=lambda: steps.append(readable.ask()))
@@ -167,8 +168,8 @@ def test_who_waits_is_answered_from_the_next_copy(monkeypatch: pytest.MonkeyPatc
 def test_more_requests_than_may_wait_are_sent_away(
     monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(module, "WAITING", 1)
-    monkeypatch.setattr(module, "FIRST_S", 60.0)
+    monkeypatch.setattr(answers, "WAITING", 1)
+    monkeypatch.setattr(answers, "FIRST_S", 60.0)
     readable = Readable(max_concurrent=1)
     done: list[int] = []
     ask: Callable[[], None] = lambda: done.append(readable.ask())  # noqa: E731

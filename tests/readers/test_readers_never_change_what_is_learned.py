@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import threading
 from pathlib import Path
@@ -15,7 +16,9 @@ from stream_rnn import app
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
 from stream_rnn.readers.request import Refused
+from stream_rnn.readers.shared import Shared
 from stream_rnn.runtime.loop import Runtime
+from stream_rnn.serving import attached
 from stream_rnn.spi import EndOfStream, Record
 from stream_rnn.testing import ListSink, ScriptedSource
 
@@ -24,6 +27,7 @@ TABLES: dict[str, Any] = {
     "task": {"kind": "forecast", "target": "y", "horizon": 2},
     "features": {"lags": {"y": [3]}},
     "lanes": {"key": "id", "capacity": 2},  # three keys: lanes are taken from one another
+    "limits": {"poll_events": 8},  # between two polls at least, a copy may be made
     "learner": {
         "cell": {"kind": "gru", "units": 4},
         "credit": {"kind": "ok", "rank": 1},
@@ -48,7 +52,7 @@ def runtime_of(tables: dict[str, Any], tmp_path: Path, n: int) -> tuple[Runtime,
 @pytest.mark.parametrize("batching", ["event", "log"])
 def test_four_threads_that_ask_all_the_time_change_no_bit(tmp_path: Path, batching: str) -> None:
     tables = TABLES | {"lanes": TABLES["lanes"] | {"batching": batching}}
-    n = 200
+    n = 120
     alone, lonely = runtime_of(tables, tmp_path, n)
     alone.run()
     watched, job = runtime_of(tables | {"readers": READERS}, tmp_path, n)
@@ -80,6 +84,46 @@ def test_four_threads_that_ask_all_the_time_change_no_bit(tmp_path: Path, batchi
     assert all(mine[name].equal(other[name]) for name in other)
     assert job.engine.state_dict() == lonely.engine.state_dict()
     assert written(watched) == written(alone)
+
+
+def test_a_process_that_asks_all_the_time_changes_no_bit(tmp_path: Path) -> None:
+    """Its memory is shared with a thread here, which wishes for every copy it can get."""
+    n = 120
+    alone, lonely = runtime_of(TABLES, tmp_path, n)
+    alone.run()
+    watched, job = runtime_of(TABLES, tmp_path, n)
+    watched.readers = shared = Shared(job.engine, 0.001)
+    copies, page = shared.descriptors
+    told = {"model": job.model, "max_concurrent": 2, "max_bytes": 65536, "copies": copies}
+    far = attached(told | {"page": page}, shared.words)
+    is_over = threading.Event()
+    answers: list[int] = []
+
+    def hammer(i: int) -> None:
+        while not is_over.is_set():
+            status, body = far.answer(
+                b'{"records": [{"y": 1e6, "id": "%d"}, {"y": 1, "id": "%d"}]}' % (i, i)
+            )
+            assert status in (200, 429, 503), body
+            if status == 200:
+                answers.append(json.loads(body)["step"])
+
+    threads = [threading.Thread(target=hammer, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    watched.run()
+    is_over.set()
+    for thread in threads:
+        thread.join()
+
+    assert shared.publications > 3
+    assert len(set(answers)) > 3  # from several moments of learning
+    mine, other = job.engine.learner.state_dict(), lonely.engine.learner.state_dict()
+    assert all(mine[name].equal(other[name]) for name in other)
+    assert job.engine.state_dict() == lonely.engine.state_dict()
+    assert written(watched) == written(alone)
+    far._region.close()
+    shared.close()
 
 
 def written(runtime: Runtime) -> list[Record]:
