@@ -55,7 +55,7 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
     const int first = p * PANEL, width = std::min(PANEL, Z - first);
     float column[PANEL];
     pack(A + first, Z, S, width, w.packed);
-    squares += push_panel(z, lane, w.J, w.packed, w.pushed + size_t(p) * S * PANEL, column);
+    squares += push_panel<true>(z, lane, w.J, w.packed, w.pushed + size_t(p) * S * PANEL, column);
     copy_row(column, w.pulled + first, width);
   }
   const float norm_JA = float(std::sqrt(squares));
@@ -80,10 +80,9 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
   for (int p = 0; p < z.panels; p++) {
     const int first = p * PANEL, width = std::min(PANEL, Z - first);
     float* row = w.pushed + size_t(p) * S * PANEL;
-    for (int s = 0; s < S; s++, row += PANEL) {
-      for (int v = 0; v < VECTORS; v++) store(row + VL * v, A1 * load(row + VL * v));
-      copy_row(row, A + size_t(s) * Z + first, width);
-    }
+    float* to = A + first;
+    for (int s = 0; s < S; s++, row += PANEL, to += Z)
+      by_vectors(width, [&](int i, auto at) { at.put(to + i, A1 * load(row + i)); });
   }
   for (int k = 0; k < z.K; k++)
     for (int g = 0; g < z.G; g++)
@@ -103,7 +102,7 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
       float* out = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
       float column[PANEL];
       pack(A + size_t(group) * S * z.columns + first, z.columns, S, width, w.packed);
-      push_panel(z, lane, w.J, w.packed, out, column);
+      push_panel<false>(z, lane, w.J, w.packed, out, column);
       float* pulled = w.pulled + group * L + p * entries;
       for (int e = 0; e * R < width; e++)  // A^T q, summand by summand
         for (int i = 0; i < R; i++) pulled[size_t(i) * z.Z + e] = column[e * R + i];

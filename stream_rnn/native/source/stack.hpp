@@ -34,7 +34,7 @@ struct StackNet {
     in[S] = 1;
     drive_of(N, S + 1, plan.recurrent.parameters[plan.layer.W].value, in, out);
     if (plan.layer.kind == LAYER_TANH)
-      for (int n = 0; n < N; n++) out[n] = tanh_(out[n]);
+      by_vectors(N, [&](int n, auto at) { at.put(out + n, tanh_(at.get(out + n))); });
     else
       for (int n = 0; n < N; n++) out[n] = out[n] > 0 || out[n] != out[n] ? out[n] : 0;
     // a saturating layer must not hide that the units below have come apart

@@ -19,12 +19,12 @@ struct Turns {
 #endif
   explicit Turns(int R) {
 #if VL == 16
-    for (int column = 0; column < PANEL; column++)
-      for (int d = 0; d < R; d++) {
-        const int entry = column / R * R;
-        const bool whole = entry + R <= PANEL;
-        from[column / 16][d][column % 16] = whole ? entry + (column - entry + d) % R : column;
-      }
+    for (int entry = 0; entry < PANEL && R > 1; entry += R)
+      for (int d = 0; d < R; d++)
+        for (int i = 0, j = d; i < R && entry + i < PANEL; i++, j = j + 1 < R ? j + 1 : 0) {
+          const int column = entry + i;
+          from[column / 16][d][column % 16] = entry + R <= PANEL ? entry + j : column;
+        }
 #else
     (void)R;
 #endif
