@@ -25,8 +25,8 @@ static void restart(float* u, size_t n_u, float* A, size_t n_A) {
 }
 
 struct Work {  // of one lane
-  float *J, *packed, *pushed, *pulled, *V, *mix_V, *mix_A, *blocks;
-  double *gram_V, *gram_A, *phases;
+  float *J, *packed, *pushed, *pulled, *V, *mix_V, *mix_A, *blocks, *mixed;
+  double *wide_V, *gram_V, *gram_A, *phases;
   Turns turns;
   Work(Arena& arena, const Sizes& z) : turns(z.rank) {
     const size_t C = z.chunks, n = z.n, r = z.rank;
@@ -39,6 +39,8 @@ struct Work {  // of one lane
     mix_V = arena.take<float>((C + AT_ONCE) * n * r);
     mix_A = arena.take<float>((C + AT_ONCE) * n * r);
     blocks = arena.take<float>(PANEL * PANEL);
+    mixed = arena.take<float>(r * z.padded);
+    wide_V = arena.take<double>(n * z.padded);
     gram_V = arena.take<double>(C * n * n);
     gram_A = arena.take<double>(C * n * n);
     phases = arena.take<double>(PANEL * MOST);
@@ -51,11 +53,15 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
   float *u = o.u + b * M, *A = o.A + b * size_t(S) * Z;
   form_J_h(o, z, lane, w.J);
   double squares = 0;
-  for (int p = 0; p < z.panels; p++) {
-    const int first = p * PANEL, width = std::min(PANEL, Z - first);
+  for (int first = 0; first < Z; first += PANEL) {  // in place: what comes out unsound is zeroed
+    const int width = std::min(PANEL, Z - first);
     float column[PANEL];
-    pack(A + first, Z, S, width, w.packed);
-    squares += push_panel<true>(z, lane, w.J, w.packed, w.pushed + size_t(p) * S * PANEL, column);
+    if (width == PANEL) {
+      squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {A + first, size_t(Z)}, column);
+    } else {
+      squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {w.pushed, PANEL}, column);
+      for (int s = 0; s < S; s++) copy_row(w.pushed + size_t(s) * PANEL, A + size_t(s) * Z + first, width);
+    }
     copy_row(column, w.pulled + first, width);
   }
   const float norm_JA = float(std::sqrt(squares));
@@ -77,13 +83,7 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
   const float c2 = new_size > 0 ? o.signs[2 * b + 1] : 0.0f;
   const float u1 = c1 * p1, u2 = c2 * p2, A1 = c1 / p1, A2 = c2 / p2;
   for (int m = 0; m < M; m++) u[m] = u1 * u[m] + u2 * lane.input[m];
-  for (int p = 0; p < z.panels; p++) {
-    const int first = p * PANEL, width = std::min(PANEL, Z - first);
-    float* row = w.pushed + size_t(p) * S * PANEL;
-    float* to = A + first;
-    for (int s = 0; s < S; s++, row += PANEL, to += Z)
-      by_vectors(width, [&](int i, auto at) { at.put(to + i, A1 * load(row + i)); });
-  }
+  by_vectors(S * Z, [&](int i, auto at) { at.put(A + i, A1 * at.get(A + i)); });
   for (int k = 0; k < z.K; k++)
     for (int g = 0; g < z.G; g++)
       for (int n = 0; n < z.N; n++)
@@ -101,8 +101,8 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
       const int first = p * z.width, width = std::min(z.width, z.columns - first);
       float* out = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
       float column[PANEL];
-      pack(A + size_t(group) * S * z.columns + first, z.columns, S, width, w.packed);
-      push_panel<false>(z, lane, w.J, w.packed, out, column);
+      push_panel<false>(z, lane, w.J, A + size_t(group) * S * z.columns + first, z.columns, width, w.packed,
+                        {out, PANEL}, column);
       float* pulled = w.pulled + group * L + p * entries;
       for (int e = 0; e * R < width; e++)  // A^T q, summand by summand
         for (int i = 0; i < R; i++) pulled[size_t(i) * z.Z + e] = column[e * R + i];
@@ -115,17 +115,26 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
     if (!by_row) spread_gram(R, w.phases, 0, z.width / R, w.gram_A + size_t(group) * n * n);
   }
   for (int k = 0; k < z.K; k++)  // the products with D touch diagonals only
-    for (int group = 0; group < z.groups; group++)
+    for (int group = 0; group < z.groups; group++) {
+      dv sums[16 / DL] = {};
+      double squares = 0;
       for (int l = 0, unit = 0, p = 0, e = 0; l < L; l++) {
         const double d = lane.drive[k * z.Z + group * L + l];
         const float* x = w.pushed + (size_t(group) * z.panels + p) * S * PANEL +
                          (size_t(k) * z.N + unit) * PANEL + e * R;
-        double* gram = w.gram_A + size_t(by_row ? l : group) * n * n;
-        for (int i = 0; i < R; i++) gram[i * n + R] += d * x[i];
-        gram[R * n + R] += d * d;
+        for (int j = 0; j < 16 / DL; j++) sums[j] += d * as_doubles(x + j * DL);
+        squares += d * d;
+        if (by_row || l + 1 == L) {
+          double *gram = w.gram_A + size_t(by_row ? l : group) * n * n, row[16];
+          for (int j = 0; j < 16 / DL; j++) store(row + j * DL, sums[j]), sums[j] = dv{};
+          for (int i = 0; i < R; i++) gram[i * n + R] += row[i];
+          gram[R * n + R] += squares;
+          squares = 0;
+        }
         if (++unit == z.N) unit = 0;
         if (++e == entries) e = 0, p++;
       }
+    }
   pull_drive(z, lane, w.pulled + size_t(R) * z.Z);
 }
 
@@ -136,19 +145,19 @@ static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, const flo
     float* V = w.V + size_t(c) * n * z.padded;
     for (int i = 0; i < n; i++)
       for (int m = M; m < z.padded; m++) V[size_t(i) * z.padded + m] = 0;
-    for (int m = 0; m < M; m++)
-      for (int i = 0; i < R; i++) V[size_t(i) * z.padded + m] = U[(size_t(c) * M + m) * R + i];
+    transpose(U + size_t(c) * M * R, R, M, R, V, z.padded);
     std::memcpy(V + size_t(R) * z.padded, lane.input, M * sizeof(float));
+    for (int i = 0; i < n * z.padded; i += DL) store(w.wide_V + i, as_doubles(V + i));
     double* gram = w.gram_V + size_t(c) * n * n;
     for (int i = 0; i < n; i++)
       for (int j = i; j < n; j++) {
-          wide s = {};
-        for (int m = 0; m < z.padded; m += VL)
-          s += __builtin_convertvector(load(V + size_t(i) * z.padded + m), wide) *
-               __builtin_convertvector(load(V + size_t(j) * z.padded + m), wide);
-        double total = 0;
-        for (int l = 0; l < VL; l++) total += s[l];
-        gram[i * n + j] = gram[j * n + i] = total;
+        const double *x = w.wide_V + size_t(i) * z.padded, *y = w.wide_V + size_t(j) * z.padded;
+        dv products[2] = {};
+        for (int m = 0; m < z.padded; m += VL) {
+          products[0] += load(x + m) * load(y + m);
+          products[1] += load(x + m + DL) * load(y + m + DL);
+        }
+        gram[i * n + j] = gram[j * n + i] = sum(products[0] + products[1]);
       }
   }
 }
@@ -160,13 +169,20 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
   for (int group = 0; group < z.groups; group++)
     for (int p = 0; p < z.panels; p++) {
       const int first = p * z.width, width = std::min(z.width, z.columns - first);
+      const float* from = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
+      float* to = A + size_t(group) * S * z.columns + first;
+      if (mixes_entries(R)) {
+        for (int e = 0; e * R < width; e++)
+          mix_entry(S, R, from + e * R, w.mix_A + size_t(by_row ? first / R + e : group) * n * R, to + e * R,
+                    z.columns);
+        continue;
+      }
       if (by_row || p == 0) {
         std::memset(w.blocks, 0, sizeof(float) * PANEL * PANEL);
         for (int e = 0; e < entries && first + e * R < z.columns; e++)
           set_block(R, e, w.mix_A + size_t(by_row ? first / R + e : group) * n * R, w.blocks);
       }
-      mix_panel(S, R, w.pushed + (size_t(group) * z.panels + p) * S * PANEL, w.turns, w.blocks,
-                A + size_t(group) * S * z.columns + first, z.columns, width);
+      mix_panel(S, R, from, w.turns, w.blocks, to, z.columns, width);
     }
   for (int k = 0; k < z.K; k++)
     for (int group = 0; group < z.groups; group++)
@@ -174,7 +190,10 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
         const float d = lane.drive[k * z.Z + group * L + l];
         const float* mix = w.mix_A + size_t(by_row ? l : group) * n * R + R * R;
         float* to = A + (size_t(group) * S + k * z.N + unit) * z.columns + size_t(l) * R;
-        for (int i = 0; i < R; i++) to[i] += d * mix[i];
+        if (R == 8)
+          *reinterpret_cast<eight*>(to) += d * *reinterpret_cast<const eight*>(mix);
+        else
+          for (int i = 0; i < R; i++) to[i] += d * mix[i];
         if (++unit == z.N) unit = 0;
       }
 }
@@ -213,8 +232,9 @@ static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
       for (int m = 0; m < M; m += VL) {
         vf s = {};
         for (int i = 0; i < n; i++) s += mix[i * R + k] * load(V + size_t(i) * z.padded + m);
-        for (int j = 0; j < VL && m + j < M; j++) U[(size_t(c) * M + m + j) * R + k] = s[j];
+        store(w.mixed + size_t(k) * z.padded + m, s);
       }
+    transpose(w.mixed, z.padded, R, M, U + size_t(c) * M * R, R);
   }
   ok_mix(o, z, lane, w, A);
 }

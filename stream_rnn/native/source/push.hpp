@@ -119,33 +119,34 @@ static void pack(const float* A, size_t stride, int rows, int width, float* pane
   }
 }
 
-// Two vectors of each row of a panel of J A: `packed` holds all S rows of A. Also q^T (J A), one number
-// a column, is added to `p`, and where wanted the squares to `squares`.
+struct Rows {  // `stride` numbers apart
+  float* at;
+  size_t stride;
+};
+
+// Two vectors of each row of a panel of J A: `packed` holds the first N rows of A, `others` the rows
+// after them, which `out` may be too. p: q^T (J A), one number a column; squares: sums of squares, if wanted.
 template <int K, bool SQUARED>
-static void push_half(const Sizes& z, const Lane& lane, const float* J, const float* packed, float* out, vf* p,
-                      vf* squares) {
-  const int N = z.N;
+static void push_half(int N, const Lane& lane, const float* J, const float* packed, Rows others, Rows out,
+                      vf* p, vf* squares) {
   vf p0 = {}, p1 = {}, s0 = {}, s1 = {};
   for (int k = 0; k < K; k++) {
-    const float *of_k = J + size_t(k) * N * N, *q = lane.q + k * N;
-    const float *carry = lane.carry + (size_t(k) * K + 1) * N, *others = packed + size_t(N) * PANEL;
-    float* to = out + size_t(k) * N * PANEL;
+    const float *of_k = J + size_t(k) * N * N, *q = lane.q + k * N, *carry = lane.carry + (size_t(k) * K + 1) * N;
+    float* to = out.at + size_t(k) * N * out.stride;
     by_tiles(N, [&](int m, auto n) {
       vf x[n][2];  // in registers: every loop over it is unrolled
       tile<n>(of_k + size_t(m) * N, N, packed, N, x);
 #pragma GCC unroll 16
       for (int i = 0; i < n; i++) {
-        const size_t row = size_t(m + i) * PANEL;
         if (K == 2) {
-          const vf c = all(carry[m + i]);
-          x[i][0] += c * load(others + row);
-          x[i][1] += c * load(others + row + VL);
+          const float* other = others.at + (m + i) * others.stride;
+          x[i][0] += carry[m + i] * load(other);
+          x[i][1] += carry[m + i] * load(other + VL);
         }
-        store(to + row, x[i][0]);
-        store(to + row + VL, x[i][1]);
-        const vf by = all(q[m + i]);
-        p0 += by * x[i][0];
-        p1 += by * x[i][1];
+        store(to + (m + i) * out.stride, x[i][0]);
+        store(to + (m + i) * out.stride + VL, x[i][1]);
+        p0 += q[m + i] * x[i][0];
+        p1 += q[m + i] * x[i][1];
         if (SQUARED) {
           s0 += x[i][0] * x[i][0];
           s1 += x[i][1] * x[i][1];
@@ -159,16 +160,22 @@ static void push_half(const Sizes& z, const Lane& lane, const float* J, const fl
   squares[1] = s1;
 }
 
-// One panel of J A, as above; `pulled` receives q^T (J A). Returns the sum of all squares, if wanted.
+// A panel of J A, `width` wide, from the rows of A (S, columns); `pulled` receives q^T (J A). Whole
+// panels may go where they came from. Returns the sum of all squares, if wanted.
 template <bool SQUARED>
-static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* packed,
-                        float* out, float* pulled) {
+static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* A, size_t columns,
+                        int width, float* packed, Rows out, float* pulled) {
+  const bool whole = width == PANEL;
+  pack(A, columns, whole ? z.N : z.S, width, packed);
+  Rows others = {packed + size_t(z.N) * PANEL, PANEL};
+  if (whole) others = {const_cast<float*>(A) + size_t(z.N) * columns, columns};
   vf p[2], squares[2], total = {};
   for (int half = 0; half < PANEL; half += 2 * VL) {
+    const Rows from = {others.at + half, others.stride}, to = {out.at + half, out.stride};
     if (z.K == 1)
-      push_half<1, SQUARED>(z, lane, J, packed + half, out + half, p, squares);
+      push_half<1, SQUARED>(z.N, lane, J, packed + half, from, to, p, squares);
     else
-      push_half<2, SQUARED>(z, lane, J, packed + half, out + half, p, squares);
+      push_half<2, SQUARED>(z.N, lane, J, packed + half, from, to, p, squares);
     store(pulled + half, p[0]);
     store(pulled + half + VL, p[1]);
     total += squares[0] + squares[1];

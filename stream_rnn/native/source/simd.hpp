@@ -20,6 +20,28 @@ inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
 inline vf all(float x) { return vf{} + x; }
 
+// As many bytes of doubles.
+constexpr int DL = VL / 2;
+typedef double dv __attribute__((vector_size(8 * DL), aligned(8), may_alias));
+typedef float hf __attribute__((vector_size(4 * DL), aligned(4), may_alias));
+inline dv load(const double* p) { return *reinterpret_cast<const dv*>(p); }
+inline void store(double* p, dv v) { *reinterpret_cast<dv*>(p) = v; }
+inline dv as_doubles(const float* p) { return __builtin_convertvector(*reinterpret_cast<const hf*>(p), dv); }
+
+inline double sum(dv v) {
+#if defined(__AVX512F__)
+  const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(__m512d(v)), _mm512_extractf64x4_pd(__m512d(v), 1));
+#elif defined(__AVX2__)
+  const __m256d four = __m256d(v);
+#else
+  return v[0] + v[1];
+#endif
+#if defined(__AVX2__)
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+#endif
+}
+
 inline float sum(vf v) {  // halves added to halves: a fixed order
 #if defined(__AVX2__)
 #if defined(__AVX512F__)
@@ -185,15 +207,15 @@ inline void short_rows(const float* W, int rows, int stride, int I, const float*
   }
 }
 
-// (rows, columns) -> (columns, rows), both contiguous
-inline void transpose(const float* from, int rows, int columns, float* to) {
+// (rows, columns) -> (columns, rows), of which a row starts every `from_stride` and `to_stride` numbers
+inline void transpose(const float* from, size_t from_stride, int rows, int columns, float* to, size_t to_stride) {
   int r = 0;
 #if defined(__AVX2__)
   for (; r + 8 <= rows; r += 8) {
     int c = 0;
     for (; c + 8 <= columns; c += 8) {
       __m256 a[8], b[8];
-      for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(from + size_t(r + i) * columns + c);
+      for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(from + (r + i) * from_stride + c);
       for (int i = 0; i < 8; i += 2) {
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
         b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
@@ -204,16 +226,20 @@ inline void transpose(const float* from, int rows, int columns, float* to) {
           a[i + 2 * j + 1] = _mm256_shuffle_ps(b[i + j], b[i + j + 2], 0xEE);
         }
       for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(to + size_t(c + i) * rows + r, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-        _mm256_storeu_ps(to + size_t(c + i + 4) * rows + r, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+        _mm256_storeu_ps(to + (c + i) * to_stride + r, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+        _mm256_storeu_ps(to + (c + i + 4) * to_stride + r, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
       }
     }
     for (; c < columns; c++)
-      for (int i = 0; i < 8; i++) to[size_t(c) * rows + r + i] = from[size_t(r + i) * columns + c];
+      for (int i = 0; i < 8; i++) to[c * to_stride + r + i] = from[(r + i) * from_stride + c];
   }
 #endif
   for (; r < rows; r++)
-    for (int c = 0; c < columns; c++) to[size_t(c) * rows + r] = from[size_t(r) * columns + c];
+    for (int c = 0; c < columns; c++) to[c * to_stride + r] = from[r * from_stride + c];
+}
+
+inline void transpose(const float* from, int rows, int columns, float* to) {
+  transpose(from, columns, rows, columns, to, rows);
 }
 
 // exp to about 1 ulp within +-87, saturating beyond; NaN stays NaN (Cephes' polynomial)

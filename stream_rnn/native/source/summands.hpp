@@ -139,6 +139,41 @@ static void spread_gram(int R, const double* phases, int first, int end, double*
     }
 }
 
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float sixteen __attribute__((vector_size(64), aligned(4), may_alias));
+
+// Ranks of which an entry fills a vector exactly: it is mixed from broadcast numbers, without turning any.
+inline bool mixes_entries(int R) { return (R == 8 && VL >= 8) || (R == 16 && VL == 16); }
+
+// One entry in all S rows of a panel, times a matrix (R, R).
+template <class V>
+static void mix_rows(int S, const float* x, const float* mix, float* to, size_t stride) {
+  constexpr int R = sizeof(V) / sizeof(float), AT = 4;  // rows at once, to hide latency
+  V rows[R];
+  for (int i = 0; i < R; i++) rows[i] = *reinterpret_cast<const V*>(mix + i * R);
+  int s = 0;
+  for (; s + AT <= S; s += AT, x += AT * PANEL, to += AT * stride) {
+    V sums[AT];
+#pragma GCC unroll 4
+    for (int j = 0; j < AT; j++) sums[j] = x[j * PANEL] * rows[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < R; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < AT; j++) sums[j] += x[j * PANEL + i] * rows[i];
+#pragma GCC unroll 4
+    for (int j = 0; j < AT; j++) *reinterpret_cast<V*>(to + j * stride) = sums[j];
+  }
+  for (; s < S; s++, x += PANEL, to += stride) {
+    V sum = x[0] * rows[0];
+    for (int i = 1; i < R; i++) sum += x[i] * rows[i];
+    *reinterpret_cast<V*>(to) = sum;
+  }
+}
+
+inline void mix_entry(int S, int R, const float* x, const float* mix, float* to, size_t stride) {
+  R == 8 ? mix_rows<eight>(S, x, mix, to, stride) : mix_rows<sixteen>(S, x, mix, to, stride);
+}
+
 inline bool turns_to_mix(int R) { return VL == 16 && R <= 8; }
 
 // Writes the mixing matrix (R, R) of entry e into `blocks`: block diagonal, or turn by turn.
