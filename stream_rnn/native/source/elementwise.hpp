@@ -10,6 +10,7 @@ namespace KERNELS {
 
 constexpr float LONGEST_DECAY = 100.0f, TINY = 1e-30f;  // stream_rnn/recurrence
 constexpr float MOST_TRACES = 1e8f;  // EXPLODED of stream_rnn/credit/base.py, in float32
+constexpr int TOGETHER = 4;          // lanes whose shares are added in one pass
 constexpr int FEW_LANES = 4;         // for fewer, W is read row by row
 
 struct UnitNet {
@@ -217,28 +218,38 @@ struct UnitNet {
     return squares;
   }
 
-  // One lane's share of the gradient, q^T T, for VL units from n on
-  template <bool WHOLE>
-  void add_block(int n, int left, const float* q, const float* T) const {
-    const int N = this->N, I = this->I, Q = this->Q, K = this->K;
-    const bool turns = this->turns;
-    float* const turned = this->turned;
-    const auto get = [left](const float* p) { return WHOLE ? load(p) : load_some(p, left); };
-    const auto put = [left](float* p, vf v) { WHOLE ? store(p, v) : store_some(p, v, left); };
-    const vf q_0 = get(q + n), q_1 = K == 2 ? get(q + N + n) : vf{};
-    const float *row = T + n, *other = T + size_t(Q) * N + n;
-    float* sum = sums + n;
-    for (int i = 0; i < Q; i++, row += N, other += N, sum += N) {
-      const vf a = get(row);
-      if (K == 1) {
-        put(sum, get(sum) + q_0 * a);
-        continue;
+  // The shares of some lanes in the gradient, q^T T each, added up one after another.
+  template <int COUNT>
+  void add_shares(const float* const* q, const float* const* T) const {
+    const int N = this->N, Q = this->Q, turning = turns ? I : 0;
+    const size_t half = size_t(Q) * N;
+    float *const sums = this->sums, *const turned = this->turned;
+    const bool is_pair = K == 2;
+    by_vectors(N, [&](int n, auto at) {
+      vf q_0[COUNT], q_1[COUNT];
+#pragma GCC unroll 4
+      for (int b = 0; b < COUNT; b++) {
+        q_0[b] = at.get(q[b] + n);
+        q_1[b] = is_pair ? at.get(q[b] + N + n) : vf{};
       }
-      const vf o = get(other);
-      put(sum, get(sum) + (q_0 * a + q_1 * o));
-      float* at = turned + size_t(i) * N + n;
-      if (turns && i < I) put(at, get(at) + (q_1 * a - q_0 * o));
-    }
+      for (int i = 0; i < Q; i++) {
+        const size_t row = size_t(i) * N + n;
+        vf sum = at.get(sums + row), other = i < turning ? at.get(turned + row) : vf{};
+#pragma GCC unroll 4
+        for (int b = 0; b < COUNT; b++) {
+          const vf t_0 = at.get(T[b] + row);
+          if (is_pair) {
+            const vf t_1 = at.get(T[b] + half + row);
+            sum += q_0[b] * t_0 + q_1[b] * t_1;
+            other += q_1[b] * t_0 - q_0[b] * t_1;
+          } else {
+            sum += q_0[b] * t_0;
+          }
+        }
+        at.put(sums + row, sum);
+        if (i < turning) at.put(turned + row, other);
+      }
+    });
   }
 
   // From (column, unit) to the order of the parameters.
@@ -262,6 +273,8 @@ struct UnitNet {
     std::memset(sums, 0, sizeof(float) * Q * N);
     std::memset(turned, 0, sizeof(float) * I * N);
     const int whole = N / VL * VL, left = N - whole;
+    const float *q_of[TOGETHER], *T_of[TOGETHER];
+    int waiting = 0;
     for (int64_t b = 0; b < o.B; b++) {
       o.healthy[b] = 1;
       o.norm[b] = 0;
@@ -280,10 +293,15 @@ struct UnitNet {
       if (!o.healthy[b]) {
         std::memset(T, 0, sizeof(float) * K * Q * N);
       } else if (size != 0) {
-        for (int n = 0; n < whole; n += VL) add_block<true>(n, VL, q_b, T);
-        if (left) add_block<false>(whole, left, q_b, T);
+        q_of[waiting] = q_b;
+        T_of[waiting] = T;
+        if (++waiting == TOGETHER) {
+          add_shares<TOGETHER>(q_of, T_of);
+          waiting = 0;
+        }
       }
     }
+    for (int i = 0; i < waiting; i++) add_shares<1>(q_of + i, T_of + i);
     hand_over();
   }
 };

@@ -24,8 +24,29 @@ static void restart(float* u, size_t n_u, float* A, size_t n_A) {
   std::memset(A, 0, n_A * sizeof(float));
 }
 
+// What a lane adds to the gradient: `terms` outer products for each chunk of its rows, or nothing.
+struct Share {
+  float *pulled, *V;  // (terms, Z); (C, terms, padded)
+  bool* counts;
+  Share(Arena& arena, const Sizes& z) {
+    pulled = arena.take<float>((z.n + 1) * z.Z + PANEL);
+    V = arena.take<float>(size_t(z.chunks) * z.n * z.padded);
+    counts = arena.take<bool>(1);
+  }
+  // Rows `from`.. up to `end` of the gradient.
+  void add(const Sizes& z, int from, int end, float* gradient) const {
+    const int L = z.Z / z.chunks;
+    for (int row = from; *counts && row < end;) {
+      const int chunk = row / L, until = std::min(end, (chunk + 1) * L);
+      add_outer(until - row, z.n, pulled + row, z.Z, V + size_t(chunk) * z.n * z.padded, z.padded, z.M,
+                gradient + size_t(row) * z.M);
+      row = until;
+    }
+  }
+};
+
 struct Work {  // of one lane
-  float *J, *packed, *pushed, *pulled, *V, *mix_V, *mix_A, *blocks, *mixed;
+  float *J, *packed, *pushed, *mix_V, *mix_A, *blocks, *mixed;
   double *wide_V, *gram_V, *gram_A, *phases;
   Turns turns;
   Work(Arena& arena, const Sizes& z) : turns(z.rank) {
@@ -34,8 +55,6 @@ struct Work {  // of one lane
     packed = arena.take<float>(size_t(z.S) * PANEL);
     // what follows the last panel is read (never used) by the Gram sums and the mixing
     pushed = arena.take<float>((size_t(z.groups) * z.panels * z.S + 8) * PANEL);
-    pulled = arena.take<float>((n + 1) * z.Z + PANEL);
-    V = arena.take<float>(C * n * z.padded);
     mix_V = arena.take<float>((C + AT_ONCE) * n * r);
     mix_A = arena.take<float>((C + AT_ONCE) * n * r);
     blocks = arena.take<float>(PANEL * PANEL);
@@ -47,7 +66,7 @@ struct Work {  // of one lane
   }
 };
 
-static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+static void kf_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
   const Lane lane(o, z, b);
   const int S = z.S, Z = z.Z, M = z.M;
   float *u = o.u + b * M, *A = o.A + b * size_t(S) * Z;
@@ -62,7 +81,7 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
       squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {w.pushed, PANEL}, column);
       for (int s = 0; s < S; s++) copy_row(w.pushed + size_t(s) * PANEL, A + size_t(s) * Z + first, width);
     }
-    copy_row(column, w.pulled + first, width);
+    copy_row(column, share.pulled + first, width);
   }
   const float norm_JA = float(std::sqrt(squares));
   const float norm_D = std::sqrt(dot(lane.drive, lane.drive, z.K * Z));
@@ -72,10 +91,10 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
   o.healthy[b] = o.norm[b] <= EXPLODED;
   if (!o.healthy[b]) return restart(u, M, A, size_t(S) * Z);
 
-  pull_drive(z, lane, w.pulled + Z);
-  std::memcpy(w.V, u, M * sizeof(float));
-  std::memcpy(w.V + z.padded, lane.input, M * sizeof(float));
-  add_outer(Z, 2, w.pulled, Z, w.V, z.padded, M, o.gradient);
+  pull_drive(z, lane, share.pulled + Z);
+  std::memcpy(share.V, u, M * sizeof(float));
+  std::memcpy(share.V + z.padded, lane.input, M * sizeof(float));
+  *share.counts = true;
 
   const float p1 = old_size > 0 ? std::sqrt(norm_JA / norm_u) : 1.0f;
   const float p2 = new_size > 0 ? std::sqrt(norm_D / norm_a) : 1.0f;
@@ -91,7 +110,8 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
 }
 
 // [JA | D] of one lane: pushes every panel, reads A^T q, and sums up the Gram matrices of A.
-static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, const float* A) {
+static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, float* at_pulled,
+                    const float* A) {
   const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups, entries = z.width / R;
   const bool by_row = o.chunks == ROW;
   std::memset(w.gram_A, 0, sizeof(double) * z.chunks * n * n);
@@ -103,7 +123,7 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
       float column[PANEL];
       push_panel<false>(z, lane, w.J, A + size_t(group) * S * z.columns + first, z.columns, width, w.packed,
                         {out, PANEL}, column);
-      float* pulled = w.pulled + group * L + p * entries;
+      float* pulled = at_pulled + group * L + p * entries;
       for (int e = 0; e * R < width; e++)  // A^T q, summand by summand
         for (int i = 0; i < R; i++) pulled[size_t(i) * z.Z + e] = column[e * R + i];
       std::memset(out + size_t(S) * PANEL, 0, PANEL * sizeof(float));  // shifted loads end here
@@ -135,14 +155,14 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
         if (++e == entries) e = 0, p++;
       }
     }
-  pull_drive(z, lane, w.pulled + size_t(R) * z.Z);
+  pull_drive(z, lane, at_pulled + size_t(R) * z.Z);
 }
 
 // V = [U, a], summand by summand, and its Gram matrices.
-static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, const float* U) {
+static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, float* at_V, const float* U) {
   const int R = z.rank, n = z.n, M = z.M;
   for (int c = 0; c < z.chunks; c++) {
-    float* V = w.V + size_t(c) * n * z.padded;
+    float* V = at_V + size_t(c) * n * z.padded;
     for (int i = 0; i < n; i++)
       for (int m = M; m < z.padded; m++) V[size_t(i) * z.padded + m] = 0;
     transpose(U + size_t(c) * M * R, R, M, R, V, z.padded);
@@ -172,9 +192,10 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
       const float* from = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
       float* to = A + size_t(group) * S * z.columns + first;
       if (mixes_entries(R)) {
-        for (int e = 0; e * R < width; e++)
-          mix_entry(S, R, from + e * R, w.mix_A + size_t(by_row ? first / R + e : group) * n * R, to + e * R,
-                    z.columns);
+        const int at_once = by_row ? 1 : width / R;
+        for (int e = 0; e * R < width; e += at_once)
+          mix_entries(S, R, at_once, from + e * R, w.mix_A + size_t(by_row ? first / R + e : group) * n * R,
+                      to + e * R, z.columns);
         continue;
       }
       if (by_row || p == 0) {
@@ -198,14 +219,14 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
       }
 }
 
-static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+static void ok_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
   const Lane lane(o, z, b);
   const int R = z.rank, n = z.n, M = z.M, C = z.chunks, L = z.Z / C;
   const size_t n_U = size_t(C) * M * R, n_A = size_t(z.S) * z.Z * R;
   float *U = o.u + b * n_U, *A = o.A + b * n_A;
   form_J_h(o, z, lane, w.J);
-  ok_push(o, z, lane, w, A);
-  ok_inputs(z, lane, w, U);
+  ok_push(o, z, lane, w, share.pulled, A);
+  ok_inputs(z, lane, w, share.V, U);
   double squares = 0;
   for (int c = 0; c < C; c++) {
     double* gram = w.gram_A + size_t(c) * n * n;
@@ -219,15 +240,13 @@ static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
     std::memset(o.variance + b * C, 0, sizeof(double) * C);
     return restart(U, n_U, A, n_A);
   }
-  for (int c = 0; c < C; c++)
-    add_outer(L, n, w.pulled + size_t(c) * L, z.Z, w.V + size_t(c) * n * z.padded, z.padded, M,
-              o.gradient + size_t(c) * L * M);
+  *share.counts = true;
   for (int c = 0; c < C; c += AT_ONCE)
     reduce(n, std::min(AT_ONCE, C - c), w.gram_V + size_t(c) * n * n, w.gram_A + size_t(c) * n * n,
            o.signs + (b * C + c) * n, w.mix_V + size_t(c) * n * R, w.mix_A + size_t(c) * n * R,
            o.variance + b * C + c);
   for (int c = 0; c < C; c++) {
-    const float *V = w.V + size_t(c) * n * z.padded, *mix = w.mix_V + size_t(c) * n * R;
+    const float *V = share.V + size_t(c) * n * z.padded, *mix = w.mix_V + size_t(c) * n * R;
     for (int k = 0; k < R; k++)
       for (int m = 0; m < M; m += VL) {
         vf s = {};

@@ -145,33 +145,40 @@ typedef float sixteen __attribute__((vector_size(64), aligned(4), may_alias));
 // Ranks of which an entry fills a vector exactly: it is mixed from broadcast numbers, without turning any.
 inline bool mixes_entries(int R) { return (R == 8 && VL >= 8) || (R == 16 && VL == 16); }
 
-// One entry in all S rows of a panel, times a matrix (R, R).
+// `entries` entries, one after another, in all S rows of a panel, times one matrix (R, R).
 template <class V>
-static void mix_rows(int S, const float* x, const float* mix, float* to, size_t stride) {
-  constexpr int R = sizeof(V) / sizeof(float), AT = 4;  // rows at once, to hide latency
+static void mix_rows(int S, int entries, const float* x, const float* mix, float* to, size_t stride) {
+  constexpr int R = sizeof(V) / sizeof(float), AT = 4;  // at once, to hide latency
   V rows[R];
   for (int i = 0; i < R; i++) rows[i] = *reinterpret_cast<const V*>(mix + i * R);
-  int s = 0;
-  for (; s + AT <= S; s += AT, x += AT * PANEL, to += AT * stride) {
+  const auto mixed = [&](const float* from, size_t apart, float* out, size_t out_apart) {
     V sums[AT];
 #pragma GCC unroll 4
-    for (int j = 0; j < AT; j++) sums[j] = x[j * PANEL] * rows[0];
+    for (int j = 0; j < AT; j++) sums[j] = from[j * apart] * rows[0];
 #pragma GCC unroll 16
     for (int i = 1; i < R; i++)
 #pragma GCC unroll 4
-      for (int j = 0; j < AT; j++) sums[j] += x[j * PANEL + i] * rows[i];
+      for (int j = 0; j < AT; j++) sums[j] += from[j * apart + i] * rows[i];
 #pragma GCC unroll 4
-    for (int j = 0; j < AT; j++) *reinterpret_cast<V*>(to + j * stride) = sums[j];
+    for (int j = 0; j < AT; j++) *reinterpret_cast<V*>(out + j * out_apart) = sums[j];
+  };
+  if (entries == AT) {  // row by row: what is written is written once
+    for (int s = 0; s < S; s++) mixed(x + s * PANEL, R, to + s * stride, R);
+    return;
   }
-  for (; s < S; s++, x += PANEL, to += stride) {
-    V sum = x[0] * rows[0];
-    for (int i = 1; i < R; i++) sum += x[i] * rows[i];
-    *reinterpret_cast<V*>(to) = sum;
+  for (int e = 0; e < entries; e++, x += R, to += R) {
+    int s = 0;
+    for (; s + AT <= S; s += AT) mixed(x + s * PANEL, PANEL, to + s * stride, stride);
+    for (; s < S; s++) {
+      V sum = x[s * PANEL] * rows[0];
+      for (int i = 1; i < R; i++) sum += x[s * PANEL + i] * rows[i];
+      *reinterpret_cast<V*>(to + s * stride) = sum;
+    }
   }
 }
 
-inline void mix_entry(int S, int R, const float* x, const float* mix, float* to, size_t stride) {
-  R == 8 ? mix_rows<eight>(S, x, mix, to, stride) : mix_rows<sixteen>(S, x, mix, to, stride);
+inline void mix_entries(int S, int R, int entries, const float* x, const float* mix, float* to, size_t stride) {
+  R == 8 ? mix_rows<eight>(S, entries, x, mix, to, stride) : mix_rows<sixteen>(S, entries, x, mix, to, stride);
 }
 
 inline bool turns_to_mix(int R) { return VL == 16 && R <= 8; }
