@@ -221,7 +221,7 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
 
 static void ok_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
   const Lane lane(o, z, b);
-  const int R = z.rank, n = z.n, M = z.M, C = z.chunks, L = z.Z / C;
+  const int R = z.rank, n = z.n, M = z.M, C = z.chunks;
   const size_t n_U = size_t(C) * M * R, n_A = size_t(z.S) * z.Z * R;
   float *U = o.u + b * n_U, *A = o.A + b * n_A;
   form_J_h(o, z, lane, w.J);

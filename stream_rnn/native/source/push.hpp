@@ -89,15 +89,22 @@ inline void by_tiles(int rows, const Each& each) {
   for (; m < rows; m++) each(m, std::integral_constant<int, 1>{});
 }
 
+// A tile of the product below; not inlined, since the compiler then keeps all of it in registers.
+template <int N>
+__attribute__((noinline)) static void multiply_tile(const float* a, size_t stride, const float* b, float* out,
+                                                    int depth) {
+  vf x[N][2];
+  tile<N>(a, stride, b, depth, x);
+#pragma GCC unroll 16
+  for (int i = 0; i < N; i++)
+    for (int v = 0; v < 2; v++) store(out + PANEL * i + VL * v, x[i][v]);
+}
+
 // out (rows, 32) = a (rows, depth) b (depth, 32)
 static void multiply(int rows, int depth, const float* a, size_t stride, const float* b, float* out) {
   for (int half = 0; half < PANEL; half += 2 * VL)
     by_tiles(rows, [&](int m, auto n) {
-      vf x[n][2];  // in registers: every loop over it is unrolled
-      tile<n>(a + m * stride, stride, b + half, depth, x);
-#pragma GCC unroll 16
-      for (int i = 0; i < n; i++)
-        for (int v = 0; v < 2; v++) store(out + PANEL * (m + i) + half + VL * v, x[i][v]);
+      multiply_tile<n>(a + m * stride, stride, b + half, out + PANEL * m + half, depth);
     });
 }
 
@@ -124,40 +131,49 @@ struct Rows {  // `stride` numbers apart
   size_t stride;
 };
 
+// Two vectors of N rows of a panel of J A, and what they add to `sums`: twice q^T (J A), one number a
+// column, and twice the squares, if wanted. Not inlined: as above.
+template <int N, bool CARRIED, bool SQUARED>
+__attribute__((noinline)) static void push_tile(const float* a, int depth, const float* packed, const float* carry,
+                                                const float* q, Rows others, Rows out, vf* sums) {
+  vf x[N][2];
+  tile<N>(a, depth, packed, depth, x);
+  vf p0 = sums[0], p1 = sums[1], s0 = sums[2], s1 = sums[3];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; i++) {
+    if (CARRIED) {
+      x[i][0] += carry[i] * load(others.at + i * others.stride);
+      x[i][1] += carry[i] * load(others.at + i * others.stride + VL);
+    }
+    store(out.at + i * out.stride, x[i][0]);
+    store(out.at + i * out.stride + VL, x[i][1]);
+    p0 += q[i] * x[i][0];
+    p1 += q[i] * x[i][1];
+    if (SQUARED) {
+      s0 += x[i][0] * x[i][0];
+      s1 += x[i][1] * x[i][1];
+    }
+  }
+  sums[0] = p0;
+  sums[1] = p1;
+  sums[2] = s0;
+  sums[3] = s1;
+}
+
 // Two vectors of each row of a panel of J A: `packed` holds the first N rows of A, `others` the rows
-// after them, which `out` may be too. p: q^T (J A), one number a column; squares: sums of squares, if wanted.
+// after them, which `out` may be too.
 template <int K, bool SQUARED>
 static void push_half(int N, const Lane& lane, const float* J, const float* packed, Rows others, Rows out,
-                      vf* p, vf* squares) {
-  vf p0 = {}, p1 = {}, s0 = {}, s1 = {};
+                      vf* sums) {
   for (int k = 0; k < K; k++) {
     const float *of_k = J + size_t(k) * N * N, *q = lane.q + k * N, *carry = lane.carry + (size_t(k) * K + 1) * N;
     float* to = out.at + size_t(k) * N * out.stride;
     by_tiles(N, [&](int m, auto n) {
-      vf x[n][2];  // in registers: every loop over it is unrolled
-      tile<n>(of_k + size_t(m) * N, N, packed, N, x);
-#pragma GCC unroll 16
-      for (int i = 0; i < n; i++) {
-        if (K == 2) {
-          const float* other = others.at + (m + i) * others.stride;
-          x[i][0] += carry[m + i] * load(other);
-          x[i][1] += carry[m + i] * load(other + VL);
-        }
-        store(to + (m + i) * out.stride, x[i][0]);
-        store(to + (m + i) * out.stride + VL, x[i][1]);
-        p0 += q[m + i] * x[i][0];
-        p1 += q[m + i] * x[i][1];
-        if (SQUARED) {
-          s0 += x[i][0] * x[i][0];
-          s1 += x[i][1] * x[i][1];
-        }
-      }
+      push_tile<n, K == 2, SQUARED>(of_k + size_t(m) * N, N, packed, carry + m, q + m,
+                                    {others.at + m * others.stride, others.stride}, {to + m * out.stride, out.stride},
+                                    sums);
     });
   }
-  p[0] = p0;
-  p[1] = p1;
-  squares[0] = s0;
-  squares[1] = s1;
 }
 
 // A panel of J A, `width` wide, from the rows of A (S, columns); `pulled` receives q^T (J A). Whole
@@ -169,16 +185,17 @@ static float push_panel(const Sizes& z, const Lane& lane, const float* J, const 
   pack(A, columns, whole ? z.N : z.S, width, packed);
   Rows others = {packed + size_t(z.N) * PANEL, PANEL};
   if (whole) others = {const_cast<float*>(A) + size_t(z.N) * columns, columns};
-  vf p[2], squares[2], total = {};
+  vf total = {};
   for (int half = 0; half < PANEL; half += 2 * VL) {
     const Rows from = {others.at + half, others.stride}, to = {out.at + half, out.stride};
+    vf sums[4] = {};
     if (z.K == 1)
-      push_half<1, SQUARED>(z.N, lane, J, packed + half, from, to, p, squares);
+      push_half<1, SQUARED>(z.N, lane, J, packed + half, from, to, sums);
     else
-      push_half<2, SQUARED>(z.N, lane, J, packed + half, from, to, p, squares);
-    store(pulled + half, p[0]);
-    store(pulled + half + VL, p[1]);
-    total += squares[0] + squares[1];
+      push_half<2, SQUARED>(z.N, lane, J, packed + half, from, to, sums);
+    store(pulled + half, sums[0]);
+    store(pulled + half + VL, sums[1]);
+    total += sums[2] + sums[3];
   }
   return SQUARED ? sum(total) : 0.0f;
 }
