@@ -260,7 +260,8 @@ class LearnerTable:
         seed: of everything random.
         device: "auto", "cpu", "cuda", "cuda:1".
         dtype: of the model.
-        threads: of torch; more than one hurts on small nets and busy machines.
+        threads: of torch, and of the native kernels, which share out many lanes among them (the
+            results are the same bits); more than one hurts on small nets and busy machines.
     """
 
     cell: dict[str, Any] | list[dict[str, Any]] | None = None

@@ -17,7 +17,8 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "source"
 FLAGS = (
     *("-std=gnu++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
-    *("-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-Wall", "-Wextra"),
+    *("-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-pthread"),
+    *("-Wall", "-Wextra"),
 )
 # for columns.cpp, whose numbers are those of Python's own arithmetic, bit for bit
 EXACT = ("-ffp-contract=off", "-fno-builtin")

@@ -29,6 +29,7 @@ class Observation(ctypes.Structure):
         ("W_stride", _I),
         *((name, _P) for name in ("drive", "carry", "input", "q", "live", "signs")),
         *((name, _P) for name in ("gradient", "healthy", "norm", "variance", "work")),
+        ("threads", _I),
     )
 
 

@@ -108,7 +108,10 @@ def observer_for(shape: Shape, q_BS: Tensor, known: Observer | None) -> Observer
 
 
 def observation_of(shape: Shape) -> Observation:
-    """The structure of an observation with its sizes filled in, no pointers."""
+    """The structure of an observation with its sizes filled in, no pointers.
+
+    Lanes are shared out among as many threads as torch has now; the results are the same bits.
+    """
     return Observation(
         rule=RULES[shape.rule],
         B=shape.n_lanes,
@@ -119,6 +122,7 @@ def observation_of(shape: Shape) -> Observation:
         rank=shape.rank,
         chunks=CHUNKS[shape.chunks],
         pays=1,
+        threads=torch.get_num_threads(),
     )
 
 

@@ -33,9 +33,10 @@ def learner_of(
     horizon: int = 0,
     loss: Loss | None = None,
     update: Callable[[], Update] = lambda: Adam(lr=0.01),
+    n_lanes: int = LANES,
 ) -> Learner:
     generator = torch.Generator().manual_seed(0)
-    recurrence = UNITS[units](n_inputs, n_units, LANES, generator)
+    recurrence = UNITS[units](n_inputs, n_units, n_lanes, generator)
     loss = loss or SquaredError()
     V_PF = initial_readout(recurrence.width, n_inputs, loss, generator).float() * 10
     head = Head(recurrence.width, n_inputs, loss, V_PF)
@@ -58,6 +59,26 @@ def test_a_tick_is_the_same(
         for name, state in pair.fused.lane_state.items():
             if name != "owed_B":
                 assert torch.equal(state[idle], before[name][idle]), name
+
+
+@pytest.mark.parametrize("n_units", [5, 20])
+@pytest.mark.parametrize("units", UNITS)
+def test_a_tick_of_many_lanes_is_the_same(
+    units: str, n_units: int, pair_of: Any, frames_of: Any
+) -> None:
+    """Lanes are taken four at a time; in the second tick the traces of one come apart."""
+    pair = pair_of(lambda: learner_of(units, 3, n_units, n_lanes=11))
+    restarted = 0
+    for tick, frame in enumerate(frames_of(6, 11, 3, idle=0.3, unscored=0.2, dtype=torch.float32)):
+        frame.x_BI[~frame.live_B] = torch.nan
+        if tick == 1:
+            frame.live_B[6] = True
+            frame.x_BI[6] = 0.5
+            for learner in (pair.fused, pair.twin):
+                learner.lane_state["influence_BKQN"][6].fill_(1e30)
+        got, _ = pair.step(frame)
+        restarted += int(got.restarted_B.sum())
+    assert restarted == 1
 
 
 @pytest.mark.parametrize("units", ["lru", "elstm"])

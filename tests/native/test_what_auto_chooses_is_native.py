@@ -44,10 +44,11 @@ def stack_of(
     horizon: int = 0,
     n_units: int = 5,
     width: int = 7,
+    n_lanes: int = LANES,
 ) -> Learner:
     generator = torch.Generator().manual_seed(0)
-    units, loss = below(2, n_units, LANES, generator), SquaredError(2)
-    stack = Stack([units, Feedforward(units.width, width, LANES, generator, activation)])
+    units, loss = below(2, n_units, n_lanes, generator), SquaredError(2)
+    stack = Stack([units, Feedforward(units.width, width, n_lanes, generator, activation)])
     V_PF = initial_readout(stack.width, 2, loss, generator).float() * 10
     return Learner(stack, Head(width, 2, loss, V_PF), Adam(lr=0.01), Adam(lr=0.01), horizon)
 
@@ -160,6 +161,17 @@ def test_units_under_a_layer_tick_the_same(
 ) -> None:
     pair = pair_of(lambda: stack_of(below, activation, horizon, width=width))
     for frame in frames_of(8, LANES, n_targets=2, idle=0.2, unscored=0.2, dtype=torch.float32):
+        frame.x_BI[~frame.live_B] = torch.nan
+        pair.step(frame)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("width", [7, 20])
+def test_many_lanes_under_a_layer_tick_the_same(
+    width: int, activation: str, pair_of: Any, frames_of: Any
+) -> None:
+    pair = pair_of(lambda: stack_of(Rtu, activation, n_units=20, width=width, n_lanes=11))
+    for frame in frames_of(6, 11, n_targets=2, idle=0.3, unscored=0.2, dtype=torch.float32):
         frame.x_BI[~frame.live_B] = torch.nan
         pair.step(frame)
 

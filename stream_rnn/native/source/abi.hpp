@@ -40,6 +40,7 @@ struct Observation {
   double* norm;            // (B); rows of idle lanes keep what they hold
   double* variance;        // OK (B, C), likewise
   char* work;              // work_bytes(...) bytes, aligned to 64
+  int64_t threads;         // that may share the lanes; the results are the same bits
 };
 
 struct Parameter {

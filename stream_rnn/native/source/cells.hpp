@@ -10,77 +10,64 @@ static void drive_of(int Z, int M, const float* W, const float* u, float* z) {
   int row = 0;
   for (; row + 4 <= Z; row += 4) {
     const float* w = W + size_t(row) * M;
-    vf a = {}, b = {}, c = {}, d = {};
-    int m = 0;
-    for (; m + VL <= M; m += VL) {
-      const vf x = load(u + m);
-      a += x * load(w + m);
-      b += x * load(w + M + m);
-      c += x * load(w + 2 * M + m);
-      d += x * load(w + 3 * M + m);
-    }
-    float rest[4] = {sum(a), sum(b), sum(c), sum(d)};
-    for (; m < M; m++)
-      for (int i = 0; i < 4; i++) rest[i] += u[m] * w[size_t(i) * M + m];
-    for (int i = 0; i < 4; i++) z[row + i] = rest[i];
+    vf sums[4] = {};
+    by_vectors(M, [&](int m, auto span) {
+      const vf x = span.get(u + m);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) sums[i] += x * span.get(w + size_t(i) * M + m);
+    });
+    sum_four(sums, z + row);
   }
   for (; row < Z; row++) z[row] = dot(W + size_t(row) * M, u, M);
 }
 
 // s_t (S) from z (Z) and s_tm1 (S); with `drive` (K, G, N) and `carry` (K, K, N) also the derivatives.
-static void activate(int64_t cell, int N, const float* __restrict z, const float* __restrict s_tm1,
-                     float* __restrict s_t, float* __restrict drive, float* __restrict carry) {
-  if (cell == TANH) {
-    for (int n = 0; n < N; n++) s_t[n] = tanh_(z[n]);
-    if (!drive) return;
-    for (int n = 0; n < N; n++) drive[n] = 1 - s_t[n] * s_t[n];
-    std::memset(carry, 0, sizeof(float) * N);
-  } else if (cell == GRU) {
-    for (int n = 0; n < N; n++) {
-      const float r = logistic(z[n]), keep = logistic(z[N + n]);
-      const float nh = z[3 * N + n], v = tanh_(z[2 * N + n] + r * nh);
-      s_t[n] = v + keep * (s_tm1[n] - v);
-      if (!drive) continue;
-      const float d = (1 - keep) * (1 - v * v);
-      drive[n] = d * nh * r * (1 - r);
-      drive[N + n] = (s_tm1[n] - v) * keep * (1 - keep);
-      drive[2 * N + n] = d;
-      drive[3 * N + n] = d * r;
-      carry[n] = keep;
+static void activate(int64_t cell, int N, const float* z, const float* s_tm1, float* s_t, float* drive, float* carry) {
+  const vf one = all(1.0f), two = all(2.0f);
+  by_vectors(N, [&](int n, auto at) {
+    if (cell == TANH) {
+      const vf s = tanh_(at.get(z + n));
+      at.put(s_t + n, s);
+      if (!drive) return;
+      at.put(drive + n, one - s * s);
+      at.put(carry + n, vf{});
+    } else if (cell == GRU) {
+      const vf r = logistic(at.get(z + n)), keep = logistic(at.get(z + N + n)), s = at.get(s_tm1 + n);
+      const vf nh = at.get(z + 3 * N + n), v = tanh_(at.get(z + 2 * N + n) + r * nh);
+      at.put(s_t + n, v + keep * (s - v));
+      if (!drive) return;
+      const vf d = (one - keep) * (one - v * v);
+      at.put(drive + n, d * nh * r * (one - r));
+      at.put(drive + N + n, (s - v) * keep * (one - keep));
+      at.put(drive + 2 * N + n, d);
+      at.put(drive + 3 * N + n, d * r);
+      at.put(carry + n, keep);
+    } else if (cell == RHN) {
+      const vf p = logistic(at.get(z + n)), f = logistic(at.get(z + N + n));
+      const vf c = two * p - one, s = at.get(s_tm1 + n);
+      at.put(s_t + n, c + f * (s - c));
+      if (!drive) return;
+      at.put(drive + n, (one - f) * two * p * (one - p));
+      at.put(drive + N + n, (s - c) * f * (one - f));
+      at.put(carry + n, f);
+    } else {
+      const vf i = logistic(at.get(z + n)), f = logistic(at.get(z + N + n));
+      const vf g = tanh_(at.get(z + 2 * N + n)), o = logistic(at.get(z + 3 * N + n));
+      const vf c_tm1 = at.get(s_tm1 + N + n), c_t = f * c_tm1 + i * g, T = tanh_(c_t);
+      at.put(s_t + n, o * T);
+      at.put(s_t + N + n, c_t);
+      if (!drive) return;
+      const vf kappa = o * (one - T * T);
+      const vf of_c[4] = {g * i * (one - i), c_tm1 * f * (one - f), i * (one - g * g), vf{}};
+      for (int gate = 0; gate < 3; gate++) at.put(drive + gate * N + n, kappa * of_c[gate]);
+      at.put(drive + 3 * N + n, T * o * (one - o));
+      for (int gate = 0; gate < 4; gate++) at.put(drive + (4 + gate) * N + n, of_c[gate]);
+      at.put(carry + n, vf{});
+      at.put(carry + N + n, kappa * f);
+      at.put(carry + 2 * N + n, vf{});
+      at.put(carry + 3 * N + n, f);
     }
-  } else if (cell == RHN) {
-    for (int n = 0; n < N; n++) {
-      const float s = logistic(z[n]), c = 2 * s - 1, f = logistic(z[N + n]);
-      s_t[n] = c + f * (s_tm1[n] - c);
-      if (!drive) continue;
-      drive[n] = (1 - f) * 2 * s * (1 - s);
-      drive[N + n] = (s_tm1[n] - c) * f * (1 - f);
-      carry[n] = f;
-    }
-  } else {
-    for (int n = 0; n < N; n++) {
-      const float i = logistic(z[n]), f = logistic(z[N + n]), g = tanh_(z[2 * N + n]);
-      const float o = logistic(z[3 * N + n]), c_tm1 = s_tm1[N + n];
-      const float c_t = f * c_tm1 + i * g, T = tanh_(c_t);
-      s_t[n] = o * T;
-      s_t[N + n] = c_t;
-      if (!drive) continue;
-      const float kappa = o * (1 - T * T);
-      const float di = g * i * (1 - i), df = c_tm1 * f * (1 - f), dg = i * (1 - g * g);
-      drive[n] = kappa * di;
-      drive[N + n] = kappa * df;
-      drive[2 * N + n] = kappa * dg;
-      drive[3 * N + n] = T * o * (1 - o);
-      drive[4 * N + n] = di;
-      drive[5 * N + n] = df;
-      drive[6 * N + n] = dg;
-      drive[7 * N + n] = 0;
-      carry[n] = 0;
-      carry[N + n] = kappa * f;
-      carry[2 * N + n] = 0;
-      carry[3 * N + n] = f;
-    }
-  }
+  });
 }
 
 }  // namespace KERNELS

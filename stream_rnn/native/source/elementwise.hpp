@@ -10,6 +10,7 @@ namespace KERNELS {
 
 constexpr float LONGEST_DECAY = 100.0f, TINY = 1e-30f;  // stream_rnn/recurrence
 constexpr float MOST_TRACES = 1e8f;  // EXPLODED of stream_rnn/credit/base.py, in float32
+constexpr int TOGETHER = 4;          // lanes whose shares are added in one pass
 constexpr int FEW_LANES = 4;         // for fewer, W is read row by row
 
 struct UnitNet {
@@ -58,32 +59,31 @@ struct UnitNet {
       return;
     }
     const float* dynamics = plan.recurrent.parameters[1].value;
-    for (int n = 0; n < N; n++) {
-      const float d = exp_(dynamics[n]);
-      decay[n] = d < LONGEST_DECAY ? d : LONGEST_DECAY;
-    }
-    int far = 0;
-    for (int n = 0; n < N; n++) {
-      phase[n] = exp_(dynamics[N + n]);
-      far |= phase[n] > LARGEST_ANGLE;
-    }
-    for (int n = 0; n < N; n++) sincos_(phase[n], im[n], re[n]);
-    for (int n = 0; n < N && far; n++) {
-      re[n] = std::cos(phase[n]);
-      im[n] = std::sin(phase[n]);
-    }
+    vi far = {};
+    by_vectors(N, [&](int n, auto at) {
+      const vf d = exp_(at.get(dynamics + n)), angle = exp_(at.get(dynamics + N + n));
+      const vf fade = d < all(LONGEST_DECAY) ? d : all(LONGEST_DECAY);
+      at.put(decay + n, fade);
+      at.put(phase + n, angle);
+      far |= angle > all(LARGEST_ANGLE);
+      vf sine, cosine;
+      sincos_(angle, sine, cosine);
+      const vf size = exp_(-fade);
+      at.put(re + n, size * cosine);
+      at.put(im + n, size * sine);
+      if (e.units == LRU) {
+        at.put(gain + n, exp_(at.get(dynamics + 2 * N + n)));
+      } else {
+        const vf g = roots(-expm1_(all(-2.0f) * fade));
+        at.put(gain + n, g);
+        at.put(gain_slope + n, fade * exp_(all(-2.0f) * fade) / (g > all(TINY) ? g : all(TINY)));
+      }
+    });
+    if (!any(far)) return;
     for (int n = 0; n < N; n++) {
       const float size = exp_(-decay[n]);
-      re[n] *= size;
-      im[n] *= size;
-    }
-    if (e.units == LRU) {
-      for (int n = 0; n < N; n++) gain[n] = exp_(dynamics[2 * N + n]);
-    } else {
-      for (int n = 0; n < N; n++) {
-        gain[n] = std::sqrt(-expm1_(-2 * decay[n]));
-        gain_slope[n] = decay[n] * exp_(-2 * decay[n]) / (gain[n] > TINY ? gain[n] : TINY);
-      }
+      re[n] = size * std::cos(phase[n]);
+      im[n] = size * std::sin(phase[n]);
     }
   }
 
@@ -92,24 +92,16 @@ struct UnitNet {
     const float* W = plan.recurrent.parameters[0].value;
     const int n = 2 * N;
     if (plan.credit.B >= FEW_LANES) {
-      const int inputs = I;
-      const float* column = columns;
-      int j = 0;
-      for (; j + VL <= n; j += VL) {
-        vf sums = load(column + j) * x[0];
-        for (int i = 1; i < inputs; i++) sums += load(column + size_t(i) * n + j) * x[i];
-        store(out + j, sums);
-      }
-      for (; j < n; j++) {
-        out[j] = column[j] * x[0];
-        for (int i = 1; i < inputs; i++) out[j] += column[size_t(i) * n + j] * x[i];
-      }
-      if (e.units != ELSTM) return;
-      const float *of_c = columns + size_t(I) * n, *of_one = of_c + n;
-      for (int j = 0; j < N; j++) {
-        out[j] += of_c[j] * s_tm1[j] + of_one[j];
-        out[N + j] += of_c[N + j] * s_tm1[j] + of_one[N + j];
-      }
+      const int inputs = I, units = N;
+      const float *column = columns, *of_c = columns + size_t(I) * n, *of_one = of_c + n;
+      const bool gated = e.units == ELSTM;
+      for (int half = 0; half < n; half += units)
+        by_vectors(units, [&](int j, auto at) {
+          vf sums = at.get(column + half + j) * all(x[0]);
+          for (int i = 1; i < inputs; i++) sums += at.get(column + size_t(i) * n + half + j) * all(x[i]);
+          if (gated) sums += at.get(of_c + half + j) * at.get(s_tm1 + j) + at.get(of_one + half + j);
+          at.put(out + half + j, sums);
+        });
       return;
     }
     std::memcpy(x_padded, x, sizeof(float) * I);
@@ -127,26 +119,35 @@ struct UnitNet {
     float *__restrict m = moved + b * 2 * N, *__restrict r = raw + b * 2 * N;
     if (e.units == ELSTM) {
       read_in(x, s_tm1, inner);
-      for (int n = 0; n < N; n++) {
-        const float f = logistic(inner[n]), z = tanh_(inner[N + n]);
-        m[n] = f;
-        m[N + n] = z;
-        r[n] = s_tm1[n];
-        s_t[n] = z + f * (s_tm1[n] - z);
-      }
+      by_vectors(N, [&](int n, auto at) {
+        const vf f = logistic(at.get(inner + n)), z = tanh_(at.get(inner + N + n)), c = at.get(s_tm1 + n);
+        at.put(m + n, f);
+        at.put(m + N + n, z);
+        at.put(r + n, c);
+        at.put(s_t + n, z + f * (c - z));
+      });
       return s_t;
     }
     read_in(x, s_tm1, r);
-    for (int n = 0; n < N; n++) {
-      m[n] = re[n] * s_tm1[n] - im[n] * s_tm1[N + n];
-      m[N + n] = im[n] * s_tm1[n] + re[n] * s_tm1[N + n];
-      s_t[n] = m[n] + gain[n] * r[n];
-      s_t[N + n] = m[N + n] + gain[n] * r[N + n];
-    }
-    if (e.units == RTU_TANH)
-      for (int j = 0; j < 2 * N; j++) s_t[j] = tanh_(s_t[j]);
-    else if (e.units == RTU_RELU)
-      for (int j = 0; j < 2 * N; j++) s_t[j] = s_t[j] > 0 ? s_t[j] : 0;
+    const auto units = e.units;
+    const float *re = this->re, *im = this->im, *gain = this->gain;
+    by_vectors(N, [&, N = N](int n, auto at) {
+      const vf c = at.get(re + n), s = at.get(im + n), g = at.get(gain + n);
+      const vf s_0 = at.get(s_tm1 + n), s_1 = at.get(s_tm1 + N + n);
+      const vf m_0 = c * s_0 - s * s_1, m_1 = s * s_0 + c * s_1;
+      vf t_0 = m_0 + g * at.get(r + n), t_1 = m_1 + g * at.get(r + N + n);
+      if (units == RTU_TANH) {
+        t_0 = tanh_(t_0);
+        t_1 = tanh_(t_1);
+      } else if (units == RTU_RELU) {
+        t_0 = t_0 > vf{} ? t_0 : vf{};
+        t_1 = t_1 > vf{} ? t_1 : vf{};
+      }
+      at.put(m + n, m_0);
+      at.put(m + N + n, m_1);
+      at.put(s_t + n, t_0);
+      at.put(s_t + N + n, t_1);
+    });
     return s_t;
   }
   const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
@@ -217,28 +218,38 @@ struct UnitNet {
     return squares;
   }
 
-  // One lane's share of the gradient, q^T T, for VL units from n on
-  template <bool WHOLE>
-  void add_block(int n, int left, const float* q, const float* T) const {
-    const int N = this->N, I = this->I, Q = this->Q, K = this->K;
-    const bool turns = this->turns;
-    float* const turned = this->turned;
-    const auto get = [left](const float* p) { return WHOLE ? load(p) : load_some(p, left); };
-    const auto put = [left](float* p, vf v) { WHOLE ? store(p, v) : store_some(p, v, left); };
-    const vf q_0 = get(q + n), q_1 = K == 2 ? get(q + N + n) : vf{};
-    const float *row = T + n, *other = T + size_t(Q) * N + n;
-    float* sum = sums + n;
-    for (int i = 0; i < Q; i++, row += N, other += N, sum += N) {
-      const vf a = get(row);
-      if (K == 1) {
-        put(sum, get(sum) + q_0 * a);
-        continue;
+  // The shares of some lanes in the gradient, q^T T each, added up one after another.
+  template <int COUNT>
+  void add_shares(const float* const* q, const float* const* T) const {
+    const int N = this->N, Q = this->Q, turning = turns ? I : 0;
+    const size_t half = size_t(Q) * N;
+    float *const sums = this->sums, *const turned = this->turned;
+    const bool is_pair = K == 2;
+    by_vectors(N, [&](int n, auto at) {
+      vf q_0[COUNT], q_1[COUNT];
+#pragma GCC unroll 4
+      for (int b = 0; b < COUNT; b++) {
+        q_0[b] = at.get(q[b] + n);
+        q_1[b] = is_pair ? at.get(q[b] + N + n) : vf{};
       }
-      const vf o = get(other);
-      put(sum, get(sum) + (q_0 * a + q_1 * o));
-      float* at = turned + size_t(i) * N + n;
-      if (turns && i < I) put(at, get(at) + (q_1 * a - q_0 * o));
-    }
+      for (int i = 0; i < Q; i++) {
+        const size_t row = size_t(i) * N + n;
+        vf sum = at.get(sums + row), other = i < turning ? at.get(turned + row) : vf{};
+#pragma GCC unroll 4
+        for (int b = 0; b < COUNT; b++) {
+          const vf t_0 = at.get(T[b] + row);
+          if (is_pair) {
+            const vf t_1 = at.get(T[b] + half + row);
+            sum += q_0[b] * t_0 + q_1[b] * t_1;
+            other += q_1[b] * t_0 - q_0[b] * t_1;
+          } else {
+            sum += q_0[b] * t_0;
+          }
+        }
+        at.put(sums + row, sum);
+        if (i < turning) at.put(turned + row, other);
+      }
+    });
   }
 
   // From (column, unit) to the order of the parameters.
@@ -262,6 +273,8 @@ struct UnitNet {
     std::memset(sums, 0, sizeof(float) * Q * N);
     std::memset(turned, 0, sizeof(float) * I * N);
     const int whole = N / VL * VL, left = N - whole;
+    const float *q_of[TOGETHER], *T_of[TOGETHER];
+    int waiting = 0;
     for (int64_t b = 0; b < o.B; b++) {
       o.healthy[b] = 1;
       o.norm[b] = 0;
@@ -280,10 +293,15 @@ struct UnitNet {
       if (!o.healthy[b]) {
         std::memset(T, 0, sizeof(float) * K * Q * N);
       } else if (size != 0) {
-        for (int n = 0; n < whole; n += VL) add_block<true>(n, VL, q_b, T);
-        if (left) add_block<false>(whole, left, q_b, T);
+        q_of[waiting] = q_b;
+        T_of[waiting] = T;
+        if (++waiting == TOGETHER) {
+          add_shares<TOGETHER>(q_of, T_of);
+          waiting = 0;
+        }
       }
     }
+    for (int i = 0; i < waiting; i++) add_shares<1>(q_of + i, T_of + i);
     hand_over();
   }
 };

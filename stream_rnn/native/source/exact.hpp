@@ -8,13 +8,24 @@ namespace KERNELS {
 
 constexpr int MOST_BLOCKS = 2;  // K of the shipped cells
 
+struct ExactShare {  // what a lane adds to the gradient
+  float* pulled;     // (Z, M)
+  bool* counts;
+  ExactShare(Arena& arena, const Sizes& z) {
+    pulled = arena.take<float>(size_t(z.Z) * z.M);
+    counts = arena.take<bool>(1);
+  }
+  void add(const Sizes& z, int from, int end, float* gradient) const {
+    for (int i = from * z.M; *counts && i < end * z.M; i++) gradient[i] += pulled[i];
+  }
+};
+
 struct ExactWork {  // of one lane
-  float *J, *packed, *pushed, *pulled;
+  float *J, *packed, *pushed;
   ExactWork(Arena& arena, const Sizes& z) {
     J = arena.take<float>(size_t(z.S) * z.N);
     packed = arena.take<float>(size_t(z.N) * PANEL);
     pushed = arena.take<float>(size_t(z.S) * PANEL);
-    pulled = arena.take<float>(size_t(z.Z) * z.M);
   }
 };
 
@@ -62,7 +73,8 @@ static float replace_panel(const Sizes& z, const Lane& lane, const float* pushed
   return sum(squares);
 }
 
-static void rtrl_lane(const Observation& o, const Sizes& z, const ExactWork& w, int64_t b) {
+static void rtrl_lane(const Observation& o, const Sizes& z, const ExactWork& w, const ExactShare& share,
+                      int64_t b) {
   const Lane lane(o, z, b);
   const int S = z.S, N = z.N, columns = z.Z * z.M;
   float* G = o.A + b * size_t(S) * columns;
@@ -73,8 +85,8 @@ static void rtrl_lane(const Observation& o, const Sizes& z, const ExactWork& w, 
     pack(G + first, columns, N, width, w.packed);
     multiply(S, N, w.J, N, w.packed, w.pushed);
     add_immediate(z, lane, first, width, w.pushed);
-    squares += width == PANEL ? replace_panel<true>(z, lane, w.pushed, G + first, columns, width, w.pulled + first)
-                              : replace_panel<false>(z, lane, w.pushed, G + first, columns, width, w.pulled + first);
+    squares += width == PANEL ? replace_panel<true>(z, lane, w.pushed, G + first, columns, width, share.pulled + first)
+                              : replace_panel<false>(z, lane, w.pushed, G + first, columns, width, share.pulled + first);
   }
   o.norm[b] = float(std::sqrt(squares));
   o.healthy[b] = o.norm[b] <= EXPLODED;
@@ -82,7 +94,7 @@ static void rtrl_lane(const Observation& o, const Sizes& z, const ExactWork& w, 
     std::memset(G, 0, sizeof(float) * S * columns);
     return;
   }
-  for (int i = 0; i < columns; i++) o.gradient[i] += w.pulled[i];
+  *share.counts = true;
 }
 
 }  // namespace KERNELS

@@ -24,9 +24,30 @@ static void restart(float* u, size_t n_u, float* A, size_t n_A) {
   std::memset(A, 0, n_A * sizeof(float));
 }
 
+// What a lane adds to the gradient: `terms` outer products for each chunk of its rows, or nothing.
+struct Share {
+  float *pulled, *V;  // (terms, Z); (C, terms, padded)
+  bool* counts;
+  Share(Arena& arena, const Sizes& z) {
+    pulled = arena.take<float>((z.n + 1) * z.Z + PANEL);
+    V = arena.take<float>(size_t(z.chunks) * z.n * z.padded);
+    counts = arena.take<bool>(1);
+  }
+  // Rows `from`.. up to `end` of the gradient.
+  void add(const Sizes& z, int from, int end, float* gradient) const {
+    const int L = z.Z / z.chunks;
+    for (int row = from; *counts && row < end;) {
+      const int chunk = row / L, until = std::min(end, (chunk + 1) * L);
+      add_outer(until - row, z.n, pulled + row, z.Z, V + size_t(chunk) * z.n * z.padded, z.padded, z.M,
+                gradient + size_t(row) * z.M);
+      row = until;
+    }
+  }
+};
+
 struct Work {  // of one lane
-  float *J, *packed, *pushed, *pulled, *V, *mix_V, *mix_A, *blocks;
-  double *gram_V, *gram_A, *phases;
+  float *J, *packed, *pushed, *mix_V, *mix_A, *blocks, *mixed;
+  double *wide_V, *gram_V, *gram_A, *phases;
   Turns turns;
   Work(Arena& arena, const Sizes& z) : turns(z.rank) {
     const size_t C = z.chunks, n = z.n, r = z.rank;
@@ -34,29 +55,33 @@ struct Work {  // of one lane
     packed = arena.take<float>(size_t(z.S) * PANEL);
     // what follows the last panel is read (never used) by the Gram sums and the mixing
     pushed = arena.take<float>((size_t(z.groups) * z.panels * z.S + 8) * PANEL);
-    pulled = arena.take<float>((n + 1) * z.Z + PANEL);
-    V = arena.take<float>(C * n * z.padded);
     mix_V = arena.take<float>((C + AT_ONCE) * n * r);
     mix_A = arena.take<float>((C + AT_ONCE) * n * r);
     blocks = arena.take<float>(PANEL * PANEL);
+    mixed = arena.take<float>(r * z.padded);
+    wide_V = arena.take<double>(n * z.padded);
     gram_V = arena.take<double>(C * n * n);
     gram_A = arena.take<double>(C * n * n);
     phases = arena.take<double>(PANEL * MOST);
   }
 };
 
-static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+static void kf_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
   const Lane lane(o, z, b);
   const int S = z.S, Z = z.Z, M = z.M;
   float *u = o.u + b * M, *A = o.A + b * size_t(S) * Z;
   form_J_h(o, z, lane, w.J);
   double squares = 0;
-  for (int p = 0; p < z.panels; p++) {
-    const int first = p * PANEL, width = std::min(PANEL, Z - first);
+  for (int first = 0; first < Z; first += PANEL) {  // in place: what comes out unsound is zeroed
+    const int width = std::min(PANEL, Z - first);
     float column[PANEL];
-    pack(A + first, Z, S, width, w.packed);
-    squares += push_panel(z, lane, w.J, w.packed, w.pushed + size_t(p) * S * PANEL, column);
-    copy_row(column, w.pulled + first, width);
+    if (width == PANEL) {
+      squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {A + first, size_t(Z)}, column);
+    } else {
+      squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {w.pushed, PANEL}, column);
+      for (int s = 0; s < S; s++) copy_row(w.pushed + size_t(s) * PANEL, A + size_t(s) * Z + first, width);
+    }
+    copy_row(column, share.pulled + first, width);
   }
   const float norm_JA = float(std::sqrt(squares));
   const float norm_D = std::sqrt(dot(lane.drive, lane.drive, z.K * Z));
@@ -66,10 +91,10 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
   o.healthy[b] = o.norm[b] <= EXPLODED;
   if (!o.healthy[b]) return restart(u, M, A, size_t(S) * Z);
 
-  pull_drive(z, lane, w.pulled + Z);
-  std::memcpy(w.V, u, M * sizeof(float));
-  std::memcpy(w.V + z.padded, lane.input, M * sizeof(float));
-  add_outer(Z, 2, w.pulled, Z, w.V, z.padded, M, o.gradient);
+  pull_drive(z, lane, share.pulled + Z);
+  std::memcpy(share.V, u, M * sizeof(float));
+  std::memcpy(share.V + z.padded, lane.input, M * sizeof(float));
+  *share.counts = true;
 
   const float p1 = old_size > 0 ? std::sqrt(norm_JA / norm_u) : 1.0f;
   const float p2 = new_size > 0 ? std::sqrt(norm_D / norm_a) : 1.0f;
@@ -77,14 +102,7 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
   const float c2 = new_size > 0 ? o.signs[2 * b + 1] : 0.0f;
   const float u1 = c1 * p1, u2 = c2 * p2, A1 = c1 / p1, A2 = c2 / p2;
   for (int m = 0; m < M; m++) u[m] = u1 * u[m] + u2 * lane.input[m];
-  for (int p = 0; p < z.panels; p++) {
-    const int first = p * PANEL, width = std::min(PANEL, Z - first);
-    float* row = w.pushed + size_t(p) * S * PANEL;
-    for (int s = 0; s < S; s++, row += PANEL) {
-      for (int v = 0; v < VECTORS; v++) store(row + VL * v, A1 * load(row + VL * v));
-      copy_row(row, A + size_t(s) * Z + first, width);
-    }
-  }
+  by_vectors(S * Z, [&](int i, auto at) { at.put(A + i, A1 * at.get(A + i)); });
   for (int k = 0; k < z.K; k++)
     for (int g = 0; g < z.G; g++)
       for (int n = 0; n < z.N; n++)
@@ -92,7 +110,8 @@ static void kf_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
 }
 
 // [JA | D] of one lane: pushes every panel, reads A^T q, and sums up the Gram matrices of A.
-static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, const float* A) {
+static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, const Work& w, float* at_pulled,
+                    const float* A) {
   const int R = z.rank, n = z.n, S = z.S, L = z.Z / z.groups, entries = z.width / R;
   const bool by_row = o.chunks == ROW;
   std::memset(w.gram_A, 0, sizeof(double) * z.chunks * n * n);
@@ -102,9 +121,9 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
       const int first = p * z.width, width = std::min(z.width, z.columns - first);
       float* out = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
       float column[PANEL];
-      pack(A + size_t(group) * S * z.columns + first, z.columns, S, width, w.packed);
-      push_panel(z, lane, w.J, w.packed, out, column);
-      float* pulled = w.pulled + group * L + p * entries;
+      push_panel<false>(z, lane, w.J, A + size_t(group) * S * z.columns + first, z.columns, width, w.packed,
+                        {out, PANEL}, column);
+      float* pulled = at_pulled + group * L + p * entries;
       for (int e = 0; e * R < width; e++)  // A^T q, summand by summand
         for (int i = 0; i < R; i++) pulled[size_t(i) * z.Z + e] = column[e * R + i];
       std::memset(out + size_t(S) * PANEL, 0, PANEL * sizeof(float));  // shifted loads end here
@@ -116,40 +135,49 @@ static void ok_push(const Observation& o, const Sizes& z, const Lane& lane, cons
     if (!by_row) spread_gram(R, w.phases, 0, z.width / R, w.gram_A + size_t(group) * n * n);
   }
   for (int k = 0; k < z.K; k++)  // the products with D touch diagonals only
-    for (int group = 0; group < z.groups; group++)
+    for (int group = 0; group < z.groups; group++) {
+      dv sums[16 / DL] = {};
+      double squares = 0;
       for (int l = 0, unit = 0, p = 0, e = 0; l < L; l++) {
         const double d = lane.drive[k * z.Z + group * L + l];
         const float* x = w.pushed + (size_t(group) * z.panels + p) * S * PANEL +
                          (size_t(k) * z.N + unit) * PANEL + e * R;
-        double* gram = w.gram_A + size_t(by_row ? l : group) * n * n;
-        for (int i = 0; i < R; i++) gram[i * n + R] += d * x[i];
-        gram[R * n + R] += d * d;
+        for (int j = 0; j < 16 / DL; j++) sums[j] += d * as_doubles(x + j * DL);
+        squares += d * d;
+        if (by_row || l + 1 == L) {
+          double *gram = w.gram_A + size_t(by_row ? l : group) * n * n, row[16];
+          for (int j = 0; j < 16 / DL; j++) store(row + j * DL, sums[j]), sums[j] = dv{};
+          for (int i = 0; i < R; i++) gram[i * n + R] += row[i];
+          gram[R * n + R] += squares;
+          squares = 0;
+        }
         if (++unit == z.N) unit = 0;
         if (++e == entries) e = 0, p++;
       }
-  pull_drive(z, lane, w.pulled + size_t(R) * z.Z);
+    }
+  pull_drive(z, lane, at_pulled + size_t(R) * z.Z);
 }
 
 // V = [U, a], summand by summand, and its Gram matrices.
-static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, const float* U) {
+static void ok_inputs(const Sizes& z, const Lane& lane, const Work& w, float* at_V, const float* U) {
   const int R = z.rank, n = z.n, M = z.M;
   for (int c = 0; c < z.chunks; c++) {
-    float* V = w.V + size_t(c) * n * z.padded;
+    float* V = at_V + size_t(c) * n * z.padded;
     for (int i = 0; i < n; i++)
       for (int m = M; m < z.padded; m++) V[size_t(i) * z.padded + m] = 0;
-    for (int m = 0; m < M; m++)
-      for (int i = 0; i < R; i++) V[size_t(i) * z.padded + m] = U[(size_t(c) * M + m) * R + i];
+    transpose(U + size_t(c) * M * R, R, M, R, V, z.padded);
     std::memcpy(V + size_t(R) * z.padded, lane.input, M * sizeof(float));
+    for (int i = 0; i < n * z.padded; i += DL) store(w.wide_V + i, as_doubles(V + i));
     double* gram = w.gram_V + size_t(c) * n * n;
     for (int i = 0; i < n; i++)
       for (int j = i; j < n; j++) {
-          wide s = {};
-        for (int m = 0; m < z.padded; m += VL)
-          s += __builtin_convertvector(load(V + size_t(i) * z.padded + m), wide) *
-               __builtin_convertvector(load(V + size_t(j) * z.padded + m), wide);
-        double total = 0;
-        for (int l = 0; l < VL; l++) total += s[l];
-        gram[i * n + j] = gram[j * n + i] = total;
+        const double *x = w.wide_V + size_t(i) * z.padded, *y = w.wide_V + size_t(j) * z.padded;
+        dv products[2] = {};
+        for (int m = 0; m < z.padded; m += VL) {
+          products[0] += load(x + m) * load(y + m);
+          products[1] += load(x + m + DL) * load(y + m + DL);
+        }
+        gram[i * n + j] = gram[j * n + i] = sum(products[0] + products[1]);
       }
   }
 }
@@ -161,13 +189,21 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
   for (int group = 0; group < z.groups; group++)
     for (int p = 0; p < z.panels; p++) {
       const int first = p * z.width, width = std::min(z.width, z.columns - first);
+      const float* from = w.pushed + (size_t(group) * z.panels + p) * S * PANEL;
+      float* to = A + size_t(group) * S * z.columns + first;
+      if (mixes_entries(R)) {
+        const int at_once = by_row ? 1 : width / R;
+        for (int e = 0; e * R < width; e += at_once)
+          mix_entries(S, R, at_once, from + e * R, w.mix_A + size_t(by_row ? first / R + e : group) * n * R,
+                      to + e * R, z.columns);
+        continue;
+      }
       if (by_row || p == 0) {
         std::memset(w.blocks, 0, sizeof(float) * PANEL * PANEL);
         for (int e = 0; e < entries && first + e * R < z.columns; e++)
           set_block(R, e, w.mix_A + size_t(by_row ? first / R + e : group) * n * R, w.blocks);
       }
-      mix_panel(S, R, w.pushed + (size_t(group) * z.panels + p) * S * PANEL, w.turns, w.blocks,
-                A + size_t(group) * S * z.columns + first, z.columns, width);
+      mix_panel(S, R, from, w.turns, w.blocks, to, z.columns, width);
     }
   for (int k = 0; k < z.K; k++)
     for (int group = 0; group < z.groups; group++)
@@ -175,19 +211,22 @@ static void ok_mix(const Observation& o, const Sizes& z, const Lane& lane, const
         const float d = lane.drive[k * z.Z + group * L + l];
         const float* mix = w.mix_A + size_t(by_row ? l : group) * n * R + R * R;
         float* to = A + (size_t(group) * S + k * z.N + unit) * z.columns + size_t(l) * R;
-        for (int i = 0; i < R; i++) to[i] += d * mix[i];
+        if (R == 8)
+          *reinterpret_cast<eight*>(to) += d * *reinterpret_cast<const eight*>(mix);
+        else
+          for (int i = 0; i < R; i++) to[i] += d * mix[i];
         if (++unit == z.N) unit = 0;
       }
 }
 
-static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+static void ok_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
   const Lane lane(o, z, b);
-  const int R = z.rank, n = z.n, M = z.M, C = z.chunks, L = z.Z / C;
+  const int R = z.rank, n = z.n, M = z.M, C = z.chunks;
   const size_t n_U = size_t(C) * M * R, n_A = size_t(z.S) * z.Z * R;
   float *U = o.u + b * n_U, *A = o.A + b * n_A;
   form_J_h(o, z, lane, w.J);
-  ok_push(o, z, lane, w, A);
-  ok_inputs(z, lane, w, U);
+  ok_push(o, z, lane, w, share.pulled, A);
+  ok_inputs(z, lane, w, share.V, U);
   double squares = 0;
   for (int c = 0; c < C; c++) {
     double* gram = w.gram_A + size_t(c) * n * n;
@@ -201,21 +240,20 @@ static void ok_lane(const Observation& o, const Sizes& z, const Work& w, int64_t
     std::memset(o.variance + b * C, 0, sizeof(double) * C);
     return restart(U, n_U, A, n_A);
   }
-  for (int c = 0; c < C; c++)
-    add_outer(L, n, w.pulled + size_t(c) * L, z.Z, w.V + size_t(c) * n * z.padded, z.padded, M,
-              o.gradient + size_t(c) * L * M);
+  *share.counts = true;
   for (int c = 0; c < C; c += AT_ONCE)
     reduce(n, std::min(AT_ONCE, C - c), w.gram_V + size_t(c) * n * n, w.gram_A + size_t(c) * n * n,
            o.signs + (b * C + c) * n, w.mix_V + size_t(c) * n * R, w.mix_A + size_t(c) * n * R,
            o.variance + b * C + c);
   for (int c = 0; c < C; c++) {
-    const float *V = w.V + size_t(c) * n * z.padded, *mix = w.mix_V + size_t(c) * n * R;
+    const float *V = share.V + size_t(c) * n * z.padded, *mix = w.mix_V + size_t(c) * n * R;
     for (int k = 0; k < R; k++)
       for (int m = 0; m < M; m += VL) {
         vf s = {};
         for (int i = 0; i < n; i++) s += mix[i * R + k] * load(V + size_t(i) * z.padded + m);
-        for (int j = 0; j < VL && m + j < M; j++) U[(size_t(c) * M + m + j) * R + k] = s[j];
+        store(w.mixed + size_t(k) * z.padded + m, s);
       }
+    transpose(w.mixed, z.padded, R, M, U + size_t(c) * M * R, R);
   }
   ok_mix(o, z, lane, w, A);
 }

@@ -1,19 +1,17 @@
 // Everything that computes, compiled once for each instruction set (KERNELS names its namespace).
 #include "exact.hpp"
+#include "lanes.hpp"
 #include "rates.hpp"
 #include "tick.hpp"
 
 namespace KERNELS {
 
 int64_t work_bytes(const Observation* o) {
-  Arena arena(nullptr);
   const Sizes z(*o);
-  if (o->rule == TBPTT)
-    WindowWork(arena, *o, z);
-  else if (o->rule == RTRL)
-    ExactWork(arena, z);
-  else
-    Work(arena, z);
+  if (o->rule == RTRL) return int64_t(Lanes<ExactWork, ExactShare>(*o, z, rtrl_lane).bytes());
+  if (o->rule != TBPTT) return int64_t(Lanes<Work, Share>(*o, z, kf_lane).bytes());
+  Arena arena(nullptr);
+  WindowWork(arena, *o, z);
   return int64_t(arena.used());
 }
 
@@ -33,30 +31,18 @@ int64_t plan_bytes(const Plan* plan) {
 
 void observe(const Observation* o) {
   const Sizes z(*o);
-  Arena arena(o->work);
   if (o->pays) std::memset(o->gradient, 0, sizeof(float) * z.Z * z.M);
   for (int64_t b = 0; b < o->B; b++) o->healthy[b] = 1;
   if (o->rule == TBPTT) {
+    Arena arena(o->work);
     const WindowWork work(arena, *o, z);
     for (int64_t b = 0; b < o->B; b++)
       if (o->live[b]) keep_step(*o, z, b);
     for (int64_t b = 0; b < o->B && o->pays; b++) pay(*o, z, work, b);
     return;
   }
-  if (o->rule == RTRL) {
-    const ExactWork work(arena, z);
-    for (int64_t b = 0; b < o->B; b++)
-      if (o->live[b]) rtrl_lane(*o, z, work, b);
-    return;
-  }
-  const Work work(arena, z);
-  for (int64_t b = 0; b < o->B; b++) {
-    if (!o->live[b]) continue;
-    if (o->rule == KF)
-      kf_lane(*o, z, work, b);
-    else
-      ok_lane(*o, z, work, b);
-  }
+  if (o->rule == RTRL) return Lanes<ExactWork, ExactShare>(*o, z, rtrl_lane).run();
+  Lanes<Work, Share>(*o, z, o->rule == KF ? kf_lane : ok_lane).run();
 }
 
 int64_t ticks(const Plan* plan, const Tick* at, int64_t n) {

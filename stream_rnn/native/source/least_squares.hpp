@@ -8,10 +8,6 @@
 namespace KERNELS {
 
 constexpr double SIZE_RATE = 0.02, LEAST_SIZE = 0.01, WINDUP = 1e4, LAST_RESORT = 10.0;
-constexpr int DL = VL / 2;
-typedef double dv __attribute__((vector_size(8 * DL), aligned(8), may_alias));
-inline dv load(const double* p) { return *reinterpret_cast<const dv*>(p); }
-inline void store(double* p, dv v) { *reinterpret_cast<dv*>(p) = v; }
 
 struct SquaresWork {
   double *f, *Cf, *spare, *C, *psi;  // C: the next one, taken over if it is sound

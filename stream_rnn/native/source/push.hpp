@@ -1,6 +1,7 @@
 // J A for one lane: J_h is formed once, then multiplied with A in panels of 32 columns.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 
 #include "abi.hpp"
 #include "simd.hpp"
@@ -61,8 +62,7 @@ static void form_J_h(const Observation& o, const Sizes& z, const Lane& lane, flo
 
 // (MR, depth) times (depth, 2 vectors of a panel).
 template <int MR>
-inline void tile(const float* a, size_t stride, const float* b, float* c, int depth) {
-  vf x[MR][2];  // in registers: every loop over it is unrolled
+inline void tile(const float* a, size_t stride, const float* b, int depth, vf (*x)[2]) {
 #pragma GCC unroll 16
   for (int i = 0; i < MR; i++) x[i][0] = x[i][1] = vf{};
   for (int k = 0; k < depth; k++) {
@@ -74,25 +74,38 @@ inline void tile(const float* a, size_t stride, const float* b, float* c, int de
       x[i][1] += s * b1;
     }
   }
+}
+
+constexpr int MR = VL == 8 ? 6 : 12;  // rows of a tile: what the registers hold
+
+// Calls `each(first row, rows of a tile)` until all rows are covered.
+template <class Each>
+inline void by_tiles(int rows, const Each& each) {
+  int m = 0;
+  for (; m + MR <= rows; m += MR) each(m, std::integral_constant<int, MR>{});
+  if (MR > 8)
+    for (; m + 8 <= rows; m += 8) each(m, std::integral_constant<int, 8>{});
+  for (; m + 4 <= rows; m += 4) each(m, std::integral_constant<int, 4>{});
+  for (; m < rows; m++) each(m, std::integral_constant<int, 1>{});
+}
+
+// A tile of the product below; not inlined, since the compiler then keeps all of it in registers.
+template <int N>
+__attribute__((noinline)) static void multiply_tile(const float* a, size_t stride, const float* b, float* out,
+                                                    int depth) {
+  vf x[N][2];
+  tile<N>(a, stride, b, depth, x);
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; i++) {
-    store(c + PANEL * i, x[i][0]);
-    store(c + PANEL * i + VL, x[i][1]);
-  }
+  for (int i = 0; i < N; i++)
+    for (int v = 0; v < 2; v++) store(out + PANEL * i + VL * v, x[i][v]);
 }
 
 // out (rows, 32) = a (rows, depth) b (depth, 32)
 static void multiply(int rows, int depth, const float* a, size_t stride, const float* b, float* out) {
-  constexpr int MR = VL == 8 ? 6 : 12;  // what the registers hold
-  for (int half = 0; half < PANEL; half += 2 * VL) {
-    const float* right = b + half;
-    int m = 0;
-    for (; m + MR <= rows; m += MR) tile<MR>(a + m * stride, stride, right, out + PANEL * m + half, depth);
-    if (MR > 8)
-      for (; m + 8 <= rows; m += 8) tile<8>(a + m * stride, stride, right, out + PANEL * m + half, depth);
-    for (; m + 4 <= rows; m += 4) tile<4>(a + m * stride, stride, right, out + PANEL * m + half, depth);
-    for (; m < rows; m++) tile<1>(a + m * stride, stride, right, out + PANEL * m + half, depth);
-  }
+  for (int half = 0; half < PANEL; half += 2 * VL)
+    by_tiles(rows, [&](int m, auto n) {
+      multiply_tile<n>(a + m * stride, stride, b + half, out + PANEL * m + half, depth);
+    });
 }
 
 // Copy `width` numbers between rows; whole vectors, the last one overlapping.
@@ -113,46 +126,112 @@ static void pack(const float* A, size_t stride, int rows, int width, float* pane
   }
 }
 
-// One panel of J A: `packed` holds it of A (all S rows), `out` receives it. Also q^T (J A), one
-// number a column, into `pulled`; and the sum of all squares.
-static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* packed,
-                        float* out, float* pulled) {
-  const int N = z.N;
-  multiply(z.S, N, J, N, packed, out);
-  vf p[VECTORS], squares = {};
-  for (int v = 0; v < VECTORS; v++) p[v] = vf{};
-  for (int k = 0; k < z.K; k++)
-    for (int n = 0; n < N; n++) {
-      float* row = out + PANEL * (size_t(k) * N + n);
-      const float q = lane.q[k * N + n];
-      for (int v = 0; v < VECTORS; v++) {
-        vf x = load(row + VL * v);
-        for (int l = 1; l < z.K; l++)
-          x += lane.carry[(size_t(k) * z.K + l) * N + n] * load(packed + PANEL * (size_t(l) * N + n) + VL * v);
-        if (z.K > 1) store(row + VL * v, x);
-        p[v] += q * x;
-        squares += x * x;
-      }
+struct Rows {  // `stride` numbers apart
+  float* at;
+  size_t stride;
+};
+
+// Two vectors of N rows of a panel of J A, and what they add to `sums`: twice q^T (J A), one number a
+// column, and twice the squares, if wanted. Not inlined: as above.
+template <int N, bool CARRIED, bool SQUARED>
+__attribute__((noinline)) static void push_tile(const float* a, int depth, const float* packed, const float* carry,
+                                                const float* q, Rows others, Rows out, vf* sums) {
+  vf x[N][2];
+  tile<N>(a, depth, packed, depth, x);
+  vf p0 = sums[0], p1 = sums[1], s0 = sums[2], s1 = sums[3];
+#pragma GCC unroll 16
+  for (int i = 0; i < N; i++) {
+    if (CARRIED) {
+      x[i][0] += carry[i] * load(others.at + i * others.stride);
+      x[i][1] += carry[i] * load(others.at + i * others.stride + VL);
     }
-  for (int v = 0; v < VECTORS; v++) store(pulled + VL * v, p[v]);
-  return sum(squares);
+    store(out.at + i * out.stride, x[i][0]);
+    store(out.at + i * out.stride + VL, x[i][1]);
+    p0 += q[i] * x[i][0];
+    p1 += q[i] * x[i][1];
+    if (SQUARED) {
+      s0 += x[i][0] * x[i][0];
+      s1 += x[i][1] * x[i][1];
+    }
+  }
+  sums[0] = p0;
+  sums[1] = p1;
+  sums[2] = s0;
+  sums[3] = s1;
+}
+
+// Two vectors of each row of a panel of J A: `packed` holds the first N rows of A, `others` the rows
+// after them, which `out` may be too.
+template <int K, bool SQUARED>
+static void push_half(int N, const Lane& lane, const float* J, const float* packed, Rows others, Rows out,
+                      vf* sums) {
+  for (int k = 0; k < K; k++) {
+    const float *of_k = J + size_t(k) * N * N, *q = lane.q + k * N, *carry = lane.carry + (size_t(k) * K + 1) * N;
+    float* to = out.at + size_t(k) * N * out.stride;
+    by_tiles(N, [&](int m, auto n) {
+      push_tile<n, K == 2, SQUARED>(of_k + size_t(m) * N, N, packed, carry + m, q + m,
+                                    {others.at + m * others.stride, others.stride}, {to + m * out.stride, out.stride},
+                                    sums);
+    });
+  }
+}
+
+// A panel of J A, `width` wide, from the rows of A (S, columns); `pulled` receives q^T (J A). Whole
+// panels may go where they came from. Returns the sum of all squares, if wanted.
+template <bool SQUARED>
+static float push_panel(const Sizes& z, const Lane& lane, const float* J, const float* A, size_t columns,
+                        int width, float* packed, Rows out, float* pulled) {
+  const bool whole = width == PANEL;
+  pack(A, columns, whole ? z.N : z.S, width, packed);
+  Rows others = {packed + size_t(z.N) * PANEL, PANEL};
+  if (whole) others = {const_cast<float*>(A) + size_t(z.N) * columns, columns};
+  vf total = {};
+  for (int half = 0; half < PANEL; half += 2 * VL) {
+    const Rows from = {others.at + half, others.stride}, to = {out.at + half, out.stride};
+    vf sums[4] = {};
+    if (z.K == 1)
+      push_half<1, SQUARED>(z.N, lane, J, packed + half, from, to, sums);
+    else
+      push_half<2, SQUARED>(z.N, lane, J, packed + half, from, to, sums);
+    store(pulled + half, sums[0]);
+    store(pulled + half + VL, sums[1]);
+    total += sums[2] + sums[3];
+  }
+  return SQUARED ? sum(total) : 0.0f;
 }
 
 // gradient (Z, M) rows `first`.. += sum over i of p_i (rows) V_i^T; p_i are `stride` apart.
+template <int COUNT>
+static void add_products_of(int rows, const float* p, size_t stride, const float* V, int padded, int M,
+                            float* gradient) {
+  for (int m = 0; m < M; m += VL) {
+    vf v[COUNT];
+    for (int i = 0; i < COUNT; i++) v[i] = load(V + size_t(i) * padded + m);
+    const auto add = [&](auto span) {
+      float* to = gradient + m;
+      for (int row = 0; row < rows; row++, to += M) {
+        vf g = span.get(to);
+#pragma GCC unroll 4
+        for (int i = 0; i < COUNT; i++) g += p[i * stride + row] * v[i];
+        span.put(to, g);
+      }
+    };
+    if (m + VL <= M)
+      add(Whole{});
+    else
+      add(Rest{M - m});
+  }
+}
+
 static void add_outer(int rows, int count, const float* p, size_t stride, const float* V, int padded,
                       int M, float* gradient) {
-  for (int row = 0; row < rows; row++, gradient += M) {
-    float c[MOST];
-    for (int i = 0; i < count; i++) c[i] = p[i * stride + row];
-    int m = 0;
-    for (; m + VL <= M; m += VL) {
-      vf g = load(gradient + m);
-      for (int i = 0; i < count; i++) g += c[i] * load(V + size_t(i) * padded + m);
-      store(gradient + m, g);
-    }
-    for (; m < M; m++)
-      for (int i = 0; i < count; i++) gradient[m] += c[i] * V[size_t(i) * padded + m];
-  }
+  int i = 0;
+  for (; i + 4 <= count; i += 4)
+    add_products_of<4>(rows, p + i * stride, stride, V + size_t(i) * padded, padded, M, gradient);
+  for (; i + 2 <= count; i += 2)
+    add_products_of<2>(rows, p + i * stride, stride, V + size_t(i) * padded, padded, M, gradient);
+  for (; i < count; i++)
+    add_products_of<1>(rows, p + i * stride, stride, V + size_t(i) * padded, padded, M, gradient);
 }
 
 }  // namespace KERNELS

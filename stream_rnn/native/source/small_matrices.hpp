@@ -52,10 +52,11 @@ static void floored_cholesky(int n, Matrix gram, double floor, Matrix R, Matrix 
     }
 }
 
+inline int sweeps_of(int n) { return n == 2 ? 1 : n <= 6 ? 5 : n <= 10 ? 8 : 11; }
+
 // One-sided Jacobi: rotates the rows of C and of Z together until the rows of C are orthogonal.
 static void orthogonalize(int n, Matrix C, Matrix Z) {
-  const int sweeps = n == 2 ? 1 : n <= 6 ? 5 : n <= 10 ? 8 : 11;
-  const int even = n + n % 2, pairs = even / 2;
+  const int sweeps = sweeps_of(n), even = n + n % 2, pairs = even / 2;
   int top[MOST], bottom[MOST];
   for (int i = 0; i < pairs; i++) top[i] = 2 * i, bottom[i] = 2 * i + 1;
   for (int sweep = 0; sweep < sweeps; sweep++) {
@@ -103,6 +104,61 @@ static void orthogonalize(int n, Matrix C, Matrix Z) {
     if (!turned) return;
   }
 }
+
+#if VL == 16
+// The same for one problem alone, its pairs side by side: the pairs of a round have no row in common.
+typedef double seats __attribute__((vector_size(64)));
+typedef int64_t places __attribute__((vector_size(64)));
+
+static void orthogonalize_one(int n, Matrix C, Matrix Z) {
+  const int sweeps = sweeps_of(n), even = n + n % 2, pairs = even / 2;
+  seats top[2 * MOST] = {}, bottom[2 * MOST] = {};  // columns of C, then of Z
+  const auto each = [&](auto visit) {
+    for (int row = 0; row < n; row++)
+      for (int i = 0; i < n; i++) {
+        visit((row % 2 ? bottom : top)[i], row / 2, C[row * n + i]);
+        visit((row % 2 ? bottom : top)[n + i], row / 2, Z[row * n + i]);
+      }
+  };
+  each([](seats& at, int seat, const vd& x) { at[seat] = x[0]; });
+  places to_top = {}, to_bottom = {};  // row 0 stays, the others move one seat on; 8 + i: of the bottom
+  for (int i = 0; i < 8; i++) {
+    to_top[i] = i == 0 ? 0 : i == 1 ? 8 : i - 1;
+    to_bottom[i] = i + 1 < pairs ? 9 + i : pairs - 1;
+  }
+  const __m512i up = __m512i(to_top), down = __m512i(to_bottom);
+  for (int sweep = 0; sweep < sweeps; sweep++) {
+    bool turned = false;
+    for (int round = 0; round < even - 1; round++) {
+      seats alpha = {}, beta = {}, gamma = {};
+      for (int i = 0; i < n; i++) {
+        alpha += top[i] * top[i];
+        beta += bottom[i] * bottom[i];
+        gamma += top[i] * bottom[i];
+      }
+      const places needed = gamma * gamma > alpha * beta * 1e-31;
+      const bool turns = _mm512_movepi64_mask(__m512i(needed)) & ((1 << pairs) - 1);
+      seats c = seats{} + 1.0, s = {};
+      if (turns) {
+        turned = true;
+        const seats delta = alpha - beta, twice = gamma + gamma, size = delta < 0.0 ? -delta : delta;
+        const seats length = seats(_mm512_sqrt_pd(__m512d(delta * delta + twice * twice)));
+        const seats tangent_up = twice / (size + length);
+        const seats tangent = needed ? (delta < 0.0 ? -tangent_up : tangent_up) : seats{};
+        c = 1.0 / seats(_mm512_sqrt_pd(__m512d(tangent * tangent + 1.0)));
+        s = c * tangent;
+      }
+      for (int i = 0; i < 2 * n; i++) {
+        const __m512d a = __m512d(c * top[i] + s * bottom[i]), b = __m512d(c * bottom[i] - s * top[i]);
+        top[i] = seats(_mm512_permutex2var_pd(a, up, b));
+        bottom[i] = seats(_mm512_permutex2var_pd(a, down, b));
+      }
+    }
+    if (!turned) break;
+  }
+  each([](const seats& at, int seat, vd& x) { x = vd{} + at[seat]; });
+}
+#endif
 
 // Steps 4 to 8 of docs/algorithms.md 6.1 for one problem: L (n, r) of the singular values, which are
 // in no order; `lane` is its place in the vectors. Returns the variance it costs.
@@ -162,7 +218,12 @@ static void reduce(int n, int count, const double* gram_V, const double* gram_A,
       C[j * n + i] = s;
       Z[j * n + i] = i == j ? zero + 1.0 : zero;
     }
-  orthogonalize(n, C, Z);
+#if VL == 16
+  if (count == 1 && n > 2 && n <= 16)
+    orthogonalize_one(n, C, Z);
+  else
+#endif
+    orthogonalize(n, C, Z);
   vd sigma[MOST];
   for (int j = 0; j < n; j++) {
     vd s = zero;

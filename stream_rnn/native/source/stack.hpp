@@ -11,14 +11,14 @@ struct StackNet {
   const Plan& plan;
   UnitNet below;
   const int S, N;           // numbers of the units, which is what the layer reads; width of the layer
-  float *u, *h, *dz, *q;    // (B, S+1), (B, N), (N), (B, S)
+  float *u, *h, *dz, *q;    // (B, S+1), (B, N), (B, N), (B, S)
 
   StackNet(Arena& arena, const Plan& plan_)
       : plan(plan_), below(arena, plan_), S(below.S), N(int(plan_.layer.N)) {
     const size_t B = plan.credit.B;
     u = arena.take<float>(B * (S + 1));
     h = arena.take<float>(B * N);
-    dz = arena.take<float>(N);
+    dz = arena.take<float>(B * N);
     q = arena.take<float>(B * S);
   }
 
@@ -34,7 +34,7 @@ struct StackNet {
     in[S] = 1;
     drive_of(N, S + 1, plan.recurrent.parameters[plan.layer.W].value, in, out);
     if (plan.layer.kind == LAYER_TANH)
-      for (int n = 0; n < N; n++) out[n] = tanh_(out[n]);
+      by_vectors(N, [&](int n, auto at) { at.put(out + n, tanh_(at.get(out + n))); });
     else
       for (int n = 0; n < N; n++) out[n] = out[n] > 0 || out[n] != out[n] ? out[n] : 0;
     // a saturating layer must not hide that the units below have come apart
@@ -50,26 +50,62 @@ struct StackNet {
     return forward(b, x, s_tm1, s_t);
   }
 
+  // What some lanes ask of the units below, and their shares in the gradient, one after another.
+  template <int COUNT>
+  void teach(const int64_t* lanes) const {
+    const Parameter& W = plan.recurrent.parameters[plan.layer.W];
+    const int N = this->N, width = S + 1;
+    const float *slope[COUNT], *in[COUNT];
+    float* q_of[COUNT];
+    for (int b = 0; b < COUNT; b++) {
+      slope[b] = dz + lanes[b] * N;
+      in[b] = u + lanes[b] * width;
+      q_of[b] = q + lanes[b] * S;
+    }
+    by_vectors(S, [&](int i, auto at) {
+      vf sums[COUNT] = {};
+      for (int n = 0; n < N; n++) {
+        const vf w = at.get(W.value + size_t(n) * width + i);
+#pragma GCC unroll 4
+        for (int b = 0; b < COUNT; b++) sums[b] += slope[b][n] * w;
+      }
+      for (int b = 0; b < COUNT; b++) at.put(q_of[b] + i, sums[b]);
+    });
+    by_vectors(width, [&](int i, auto at) {
+      vf v[COUNT];
+      for (int b = 0; b < COUNT; b++) v[b] = at.get(in[b] + i);
+      float* to = W.gradient + i;
+      for (int n = 0; n < N; n++, to += width) {
+        vf g = at.get(to);
+#pragma GCC unroll 4
+        for (int b = 0; b < COUNT; b++) g += slope[b][n] * v[b];
+        at.put(to, g);
+      }
+    });
+  }
+
   void learn(const Tick& tick, const uint8_t* ready, const float* const* x, const float* s, const float* dL_dh) const {
     const Parameter& W = plan.recurrent.parameters[plan.layer.W];
     std::memset(W.gradient, 0, sizeof(float) * W.size);
     std::memset(q, 0, sizeof(float) * plan.credit.B * S);
+    int64_t lanes[TOGETHER];
+    int waiting = 0;
     for (int64_t b = 0; b < plan.credit.B; b++) {
       if (!ready[b]) continue;
-      const float *in = u + b * (S + 1), *out = h + b * N;
-      float* q_b = q + b * S;
-      for (int n = 0; n < N; n++) {
-        const float slope = plan.layer.kind == LAYER_TANH ? 1 - out[n] * out[n] : out[n] > 0 ? 1.0f : 0.0f;
-        dz[n] = dL_dh[b * N + n] * slope;
-      }
-      for (int n = 0; n < N; n++) {
-        const float d = dz[n];
-        const float* row = W.value + size_t(n) * (S + 1);
-        float* gradient = W.gradient + size_t(n) * (S + 1);
-        for (int i = 0; i < S; i++) q_b[i] += d * row[i];
-        for (int i = 0; i <= S; i++) gradient[i] += d * in[i];
+      const float *out = h + b * N, *of_h = dL_dh + b * N;
+      float* slope = dz + b * N;
+      const bool bends = plan.layer.kind == LAYER_TANH;
+      by_vectors(N, [&](int n, auto at) {
+        const vf o = at.get(out + n), one = all(1.0f);
+        at.put(slope + n, at.get(of_h + n) * (bends ? one - o * o : o > vf{} ? one : vf{}));
+      });
+      lanes[waiting] = b;
+      if (++waiting == TOGETHER) {
+        teach<TOGETHER>(lanes);
+        waiting = 0;
       }
     }
+    for (int i = 0; i < waiting; i++) teach<1>(lanes + i);
     below.learn(tick, ready, x, s, q);
   }
 };

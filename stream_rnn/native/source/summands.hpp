@@ -19,12 +19,12 @@ struct Turns {
 #endif
   explicit Turns(int R) {
 #if VL == 16
-    for (int column = 0; column < PANEL; column++)
-      for (int d = 0; d < R; d++) {
-        const int entry = column / R * R;
-        const bool whole = entry + R <= PANEL;
-        from[column / 16][d][column % 16] = whole ? entry + (column - entry + d) % R : column;
-      }
+    for (int entry = 0; entry < PANEL && R > 1; entry += R)
+      for (int d = 0; d < R; d++)
+        for (int i = 0, j = d; i < R && entry + i < PANEL; i++, j = j + 1 < R ? j + 1 : 0) {
+          const int column = entry + i;
+          from[column / 16][d][column % 16] = entry + R <= PANEL ? entry + j : column;
+        }
 #else
     (void)R;
 #endif
@@ -137,6 +137,48 @@ static void spread_gram(int R, const double* phases, int first, int end, double*
       for (int e = first; e < end; e++) s += phases[d * PANEL + e * R + i];
       gram[std::min(i, j) * (R + 1) + std::max(i, j)] = s;
     }
+}
+
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float sixteen __attribute__((vector_size(64), aligned(4), may_alias));
+
+// Ranks of which an entry fills a vector exactly: it is mixed from broadcast numbers, without turning any.
+inline bool mixes_entries(int R) { return (R == 8 && VL >= 8) || (R == 16 && VL == 16); }
+
+// `entries` entries, one after another, in all S rows of a panel, times one matrix (R, R).
+template <class V>
+static void mix_rows(int S, int entries, const float* x, const float* mix, float* to, size_t stride) {
+  constexpr int R = sizeof(V) / sizeof(float), AT = 4;  // at once, to hide latency
+  V rows[R];
+  for (int i = 0; i < R; i++) rows[i] = *reinterpret_cast<const V*>(mix + i * R);
+  const auto mixed = [&](const float* from, size_t apart, float* out, size_t out_apart) {
+    V sums[AT];
+#pragma GCC unroll 4
+    for (int j = 0; j < AT; j++) sums[j] = from[j * apart] * rows[0];
+#pragma GCC unroll 16
+    for (int i = 1; i < R; i++)
+#pragma GCC unroll 4
+      for (int j = 0; j < AT; j++) sums[j] += from[j * apart + i] * rows[i];
+#pragma GCC unroll 4
+    for (int j = 0; j < AT; j++) *reinterpret_cast<V*>(out + j * out_apart) = sums[j];
+  };
+  if (entries == AT) {  // row by row: what is written is written once
+    for (int s = 0; s < S; s++) mixed(x + s * PANEL, R, to + s * stride, R);
+    return;
+  }
+  for (int e = 0; e < entries; e++, x += R, to += R) {
+    int s = 0;
+    for (; s + AT <= S; s += AT) mixed(x + s * PANEL, PANEL, to + s * stride, stride);
+    for (; s < S; s++) {
+      V sum = x[s * PANEL] * rows[0];
+      for (int i = 1; i < R; i++) sum += x[s * PANEL + i] * rows[i];
+      *reinterpret_cast<V*>(to + s * stride) = sum;
+    }
+  }
+}
+
+inline void mix_entries(int S, int R, int entries, const float* x, const float* mix, float* to, size_t stride) {
+  R == 8 ? mix_rows<eight>(S, entries, x, mix, to, stride) : mix_rows<sixteen>(S, entries, x, mix, to, stride);
 }
 
 inline bool turns_to_mix(int R) { return VL == 16 && R <= 8; }

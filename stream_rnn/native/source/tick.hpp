@@ -12,12 +12,6 @@ namespace KERNELS {
 
 constexpr float ABSURD = 1e6f, DIVERGED = 1e15f;  // stream_rnn/learner.py
 
-inline bool within(const float* x, int n, float limit) {  // NaN is not
-  bool sound = true;
-  for (int i = 0; i < n; i++) sound &= std::fabs(x[i]) <= limit;
-  return sound;
-}
-
 void observe(const Observation* o);
 
 // A dense cell and its credit rule, as the recurrence of a tick.
