@@ -24,6 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -61,6 +62,7 @@ class Run:
     answer_ms: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     state: bytes = b""  # what was learned
+    is_up: bool = False  # it learns, and answers
     first: tuple[float, float] | None = None  # moment and ticks at the first look
 
     def quantile(self, share: float) -> float:
@@ -103,11 +105,16 @@ def run(folder: Path, name: str, setting: Setting, rate: float) -> Run:
     with (folder / f"{name}.log").open("w") as log:
         start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         daemon = subprocess.Popen(command, stderr=log, env=environment)
+        watching = threading.Thread(target=_watch, args=(daemon, made, port))
+        watching.start()
         try:
+            while rate and not made.is_up and daemon.poll() is None:  # the pace begins then
+                time.sleep(0.05)
             if rate and over == "http":
-                _watch_http(daemon, made, folder / name / "token", rate, port, asked_at)
-            else:
-                _watch(daemon, made, address, rate, port)
+                _ask_http(daemon, made, folder / name / "token", rate, asked_at)
+            elif rate:
+                _ask_zeromq(daemon, made, address, rate)
+            watching.join()
         finally:
             daemon.kill()
             daemon.wait()
@@ -121,25 +128,35 @@ def run(folder: Path, name: str, setting: Setting, rate: float) -> Run:
     return made
 
 
-def _watch(
-    daemon: subprocess.Popen[bytes], made: Run, address: str, rate: float, port: int
-) -> None:
-    """Ask at the given pace, and read the metrics now and then, until the daemon is done."""
+def _watch(daemon: subprocess.Popen[bytes], made: Run, port: int) -> None:
+    """Read the metrics now and then, until the daemon is done.
+
+    On a thread of its own: the learner's process takes its time for them.
+    """
+    while daemon.poll() is None:
+        made.step_us = _step_us(port, made)
+        if not made.is_up and not math.isnan(made.step_us):
+            made.is_up = _is_ready(port)
+        time.sleep(1.0 if made.is_up else 0.05)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return True
+    except OSError:  # 503 among others
+        return False
+
+
+def _ask_zeromq(daemon: subprocess.Popen[bytes], made: Run, address: str, rate: float) -> None:
+    """Ask at the given pace until the daemon is done."""
     asked: dict[bytes, float] = {}  # when each request on its way was due
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.set(zmq.LINGER, 0)
         dealer.connect(address)
-        due = metrics_at = time.perf_counter()
-        n = 0
-        is_up = False
+        due, n = time.perf_counter(), 0
         while daemon.poll() is None:
-            now = time.perf_counter()
-            if now >= metrics_at:
-                metrics_at = now + 1.0
-                made.step_us = _step_us(port, made)
-                if not is_up and not math.isnan(made.step_us):
-                    is_up, due = True, now  # the pace begins when it learns
-            while is_up and rate and now >= due and len(asked) < 10_000:
+            while time.perf_counter() >= due and len(asked) < 10_000:
                 record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
                 request = [b"%d" % n, b"", json.dumps({"record": record}).encode()]
                 try:
@@ -148,8 +165,7 @@ def _watch(
                     break
                 asked[b"%d" % n] = due
                 due, n = due + 1 / rate, n + 1
-            until = min(due if is_up and rate else metrics_at, metrics_at)
-            wait_ms = max(0.0, until - time.perf_counter()) * 1000
+            wait_ms = max(0.0, due - time.perf_counter()) * 1000
             if dealer.poll(math.ceil(min(wait_ms, 100))):
                 _take(dealer, asked, made)
 
@@ -203,30 +219,25 @@ class _Asking:
             self._socket = None
 
 
-def _watch_http(
-    daemon: subprocess.Popen[bytes], made: Run, token: Path, rate: float, port: int, asked_at: int
+def _ask_http(
+    daemon: subprocess.Popen[bytes], made: Run, token: Path, rate: float, asked_at: int
 ) -> None:
     """The same over HTTP: whichever connection is free asks what is due next.
 
     One thread and few system calls: who asks takes as little as it can of the cores that are
     measured.
     """
-    while math.isnan(made.step_us) and daemon.poll() is None:  # the pace begins when it learns
-        time.sleep(0.1)
-        made.step_us = _step_us(port, made)
     said = f"Authorization: Bearer {token.read_text().strip()}"
     head = (
         f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{asked_at}\r\n{said}\r\n"
         "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     ).encode()
     free = [_Asking(asked_at, head) for _ in range(CONNECTIONS)]
-    broken = n = 0
-    while _is_no_answer(free[-1]) and daemon.poll() is None:  # its process takes a while to start
-        pass
-    due = metrics_at = time.perf_counter()
+    n = 0
+    due = time.perf_counter()
     with selectors.SelectSelector() as selector:  # of all, it alone waits for microseconds
         while daemon.poll() is None:
-            while (now := time.perf_counter()) >= due and free:
+            while time.perf_counter() >= due and free:
                 asking = free.pop()
                 record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
                 try:
@@ -234,13 +245,9 @@ def _watch_http(
                 except OSError:  # those at the end are the daemon leaving
                     asking.close()
                     free.append(asking)
-                    broken += 1
                     break
                 selector.register(way, selectors.EVENT_READ, asking)
                 due, n = due + 1 / rate, n + 1
-            if now >= metrics_at:
-                metrics_at = now + 2.0
-                made.step_us = _step_us(port, made)
             wait_s = max(0.0, min(due - time.perf_counter(), 0.1)) if free else 0.1
             for key, _ in selector.select(wait_s):
                 asking = key.data
@@ -255,18 +262,6 @@ def _watch_http(
                     made.statuses[status] += 1
                     if status == "200":
                         made.answer_ms.append((time.perf_counter() - asking.due) * 1000)
-
-
-def _is_no_answer(asking: _Asking) -> bool:
-    try:
-        asking.send(b"{}", 0.0)
-        while asking.take() is None:
-            pass
-    except OSError:
-        asking.close()
-        time.sleep(0.05)
-        return True
-    return False
 
 
 def _step_us(port: int, made: Run) -> float:
