@@ -65,7 +65,10 @@ def test_files_belong_to_the_stage_of_the_longest_name_that_fits() -> None:
 
 
 def test_an_event_of_the_daemon_goes_through_every_stage_but_what_is_too_short_to_see() -> None:
-    daemon = stages.measure("file", 1500)
+    for n in (1_500, 6_000, 24_000):  # sampled: what takes a microsecond is not seen in a few
+        daemon = stages.measure("file", n)
+        if daemon.cpu_us["features"] > 0 and daemon.cpu_us["step"] > 0:
+            break
     assert daemon.events_per_s > 0
     assert list(daemon.cpu_us) == list(stages.ORDER)
     assert daemon.cpu_us["features"] > 0
