@@ -26,7 +26,7 @@ words[2] = int(time.monotonic())
 words[1] = 1  # it answers
 """
 LISTENS = "for line in sys.stdin:\n    open(first['heard'], 'a').write(line)\n"
-HANGS = "time.sleep(60)\n"
+HANGS = "time.sleep(600)\n"
 DIES = "sys.exit(7)\n"
 
 
@@ -66,7 +66,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Iterator
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -147,12 +147,12 @@ def test_it_is_told_the_reasons_when_they_change(
 def test_it_ends_when_it_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
 ) -> None:
-    start = time.monotonic()
+    monkeypatch.setattr(module, "LEAVE_S", 120.0)
     with kept(tmp_path, monkeypatch, does) as beside:
         wait_for(lambda: beside.supervisor.pid)
-        pid = beside.supervisor.pid
+        pid, start = beside.supervisor.pid, time.monotonic()
     assert not is_running(pid)
-    assert time.monotonic() - start < module.LEAVE_S
+    assert time.monotonic() - start < module.LEAVE_S / 2  # by itself
     assert beside.supervisor.restarts == 0
 
 
@@ -166,7 +166,7 @@ def test_it_ends_with_a_daemon_that_was_killed(tmp_path: Path) -> None:
         "beside = Supervisor('script', {'page': page, 'heard': 'heard'}, words, [page], list)\n"
         "beside.open()\n"
         "while beside.reasons(): time.sleep(0.01)\n"
-        "print(beside.pid, flush=True); time.sleep(60)\n"
+        "print(beside.pid, flush=True); time.sleep(600)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     command = [sys.executable, "-c", code]

@@ -114,7 +114,7 @@ class Daemon:
         request.add_header("Authorization", f"Bearer {token}")
         request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -147,7 +147,7 @@ def running(folder: Path) -> Iterator[Daemon]:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not condition():
         assert process.poll() is None
         assert time.monotonic() < until
@@ -164,7 +164,7 @@ def _free_port() -> int:
 def test_a_daemon_is_asked_at_the_addresses_of_its_readers(tmp_path: Path) -> None:
     with running(tmp_path) as daemon:
         assert daemon.predict()["lane"] == "known"
-        status, body = ask(daemon.zeromq, b'{"record": {"value": 0.5}}')
+        status, body = ask(daemon.zeromq, b'{"record": {"value": 0.5}}', 120.0)
         assert (status, json.loads(body)["lane"]) == (200, "known")
         assert daemon.call("/predict", 1, b"{}", token="x" * 16)[0] == 401
         status, text = daemon.call("/predict", 0, b"{}")
@@ -178,7 +178,7 @@ def test_a_daemon_is_asked_at_the_addresses_of_its_readers(tmp_path: Path) -> No
         assert "stream_rnn_reader_copy_age_seconds NaN" not in page
         daemon.process.send_signal(signal.SIGINT)  # a terminal sends it to the readers, too
         os.kill(pid := daemon.readers()["pid"], signal.SIGINT)
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(300) == 0
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
@@ -189,7 +189,7 @@ def test_readers_that_are_killed_come_back_at_the_same_port(tmp_path: Path) -> N
         steps = daemon.predict()["step"]
         os.kill(daemon.readers()["pid"], signal.SIGKILL)
         assert daemon.predict()["step"] > steps  # who connects meanwhile waits
-        assert ask(daemon.zeromq, b'{"record": {"value": 0.5}}')[0] == 200
+        assert ask(daemon.zeromq, b'{"record": {"value": 0.5}}', 120.0)[0] == 200
         daemon.wait_until_ready()
         assert daemon.readers()["restarts"] == 1
         assert "stream_rnn_reader_restarts_total 1.0" in daemon.get("/metrics")
