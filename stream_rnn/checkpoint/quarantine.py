@@ -96,11 +96,12 @@ def after_death(suspect: Suspect | None, attempt: Attempt) -> Suspect:
     if is_single and was_single and suspect.identity != attempt.identity:
         return fresh  # another event at the same ordinal
     first, last = max(suspect.first, attempt.first), min(suspect.last, attempt.last)
-    is_narrower = last - first < suspect.last - suspect.first
+    is_one_of_its_blocks = suspect.first <= attempt.first and attempt.last <= suspect.last
+    is_one_of_its_blocks &= attempt.n <= suspect.last - suspect.first
     return Suspect(
         first,
         last,
-        1 if is_narrower and not is_single else suspect.deaths + 1,
+        1 if is_one_of_its_blocks and not is_single else suspect.deaths + 1,
         suspect.alone + 1 if is_single and was_single else int(is_single),
         attempt.identity if is_single else 0,
     )

@@ -190,6 +190,15 @@ def test_suspicion_narrows_to_what_all_deaths_have_in_common() -> None:
     assert after_death(suspect, Attempt(20, 1, 3)) == Suspect(20, 20, 1, 1, 3)
 
 
+def test_deaths_in_a_run_and_then_in_a_block_of_it_are_counted_anew() -> None:
+    """A run is first learned block by block, in the same bits; only then a block event by event."""
+    suspect = after_death(after_death(None, Attempt(1, 64, 0)), Attempt(9, 8, 0))
+    assert suspect == Suspect(9, 16, deaths=1, alone=0, identity=0)
+    suspect = after_death(suspect, Attempt(9, 8, 0))
+    assert suspect == Suspect(9, 16, deaths=2, alone=0, identity=0)
+    assert after_death(suspect, Attempt(11, 1, 3)) == Suspect(11, 11, 3, 1, 3)
+
+
 def test_random_deaths_blame_an_event_only_after_three_in_a_row(tmp_path: Path) -> None:
     chance, row, expected = random.Random(3), [0], []
     for _ in range(200):
