@@ -111,13 +111,13 @@ def test_between_two_copies_passes_the_configured_time(asked_once: Readable) -> 
 def test_a_copy_that_takes_long_is_made_less_often(
     asked_once: Readable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = answers.publish
+    made = module.publish
 
     def slow(engine: Engine, at: float) -> Any:
         asked_once.clock.now += 0.5
         return made(engine, at)
 
-    monkeypatch.setattr(answers, "publish", slow)
+    monkeypatch.setattr(module, "publish", slow)
     asked_once.clock.now += 2
     asked_once.event()
     begun = asked_once.clock.now - 0.5
