@@ -44,6 +44,7 @@ class Attached(Answers):
         self._words = words
         self._decode = decode
         self._taking = threading.Lock()
+        self._wish = 0, 0.0  # for which copy, and since when
         self._held: tuple[int, Publication] | None = None
 
     @override
@@ -51,8 +52,11 @@ class Attached(Answers):
         held = self._take()
         if held is not None and self._is_fresh(held):
             return held
-        until = time.monotonic() + (answers.FIRST_S if held is None else answers.PATIENCE_S)
-        while time.monotonic() < until:
+        # The learner was told at once and copies when it can: who comes later waits no longer for
+        # it than who told it. Steady requests never wait, the first one after a pause does.
+        patience_s = min(answers.PATIENCE_S, 2e-6 * self._region.words[PAUSE_US])
+        until = self._wish[1] + patience_s if held else self._clock() + answers.FIRST_S
+        while self._clock() < until:
             time.sleep(LOOK_S)
             newer = self._take()
             if newer is not held and newer is not None:
@@ -69,7 +73,9 @@ class Attached(Answers):
     def _take(self) -> Publication | None:
         """The newest copy, or while another thread takes it the one before; wish for the next."""
         held, newest = self._held, self._region.newest
-        self._words[WISH] = newest + 1
+        if self._wish[0] <= newest:
+            self._wish = newest + 1, self._clock()
+            self._words[WISH] = newest + 1
         if newest and (held is None or held[0] != newest) and self._taking.acquire(blocking=False):
             try:
                 n, body = self._region.read()

@@ -54,6 +54,14 @@ class Clock:
         return self.now
 
 
+class Passing(Clock):
+    """Time passes while somebody looks at it."""
+
+    def __call__(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
 class Beside:
     """One engine, asked through both ways; both copies are made at the same moment."""
 
@@ -194,24 +202,39 @@ def test_without_events_the_newest_copy_stays_the_truth(monkeypatch: pytest.Monk
         assert both.shared.publications == 1
 
 
-def test_before_the_first_copy_who_asks_is_told_to_ask_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(answers, "FIRST_S", 0.02)
+def test_before_the_first_copy_who_asks_is_told_to_ask_again() -> None:
     with beside(TASKS["bytes"] | {"learner": GRU}) as both:
+        both.far._clock = Passing()
         assert both.far.answer(b'{"record": {"t": "x"}}')[0] == 503
         assert dict(both.shared.counts)["unpublished"] == 1
 
 
-def test_an_outdated_copy_is_used_when_no_newer_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "PATIENCE_S", 0.02)
+def late(both: Beside) -> int:
+    """A copy that is outdated, since the learner is busy with an event; its step."""
+    both.feed(records(1))
+    steps = both.engine.step
+    both.engine.feed(Event("s", 1, json.dumps(records(1)[0]).encode()))
+    both.shared.publish_if_asked()  # nobody wished, or it is too early
+    both.far._clock = both.clock = Passing()
+    both.clock.now += 60.0
+    return steps
+
+
+def test_after_a_pause_who_asks_waits_for_a_copy_and_then_takes_the_outdated_one() -> None:
     with beside(TASKS["bytes"] | {"learner": GRU}) as both:
-        both.feed(records(1))
-        steps = both.engine.step
-        both.engine.feed(Event("s", 1, json.dumps(records(1)[0]).encode()))
-        both.shared.publish_if_asked()  # too early
-        both.clock.now += 10
+        steps, begun = late(both), both.clock.now
         assert both.far.predict({"record": {"t": "x"}}).step == steps
+        assert 0.1 <= both.clock.now - begun < 0.2  # twice `publish_ms`
+
+
+def test_who_asks_while_the_learner_is_late_does_not_wait_again() -> None:
+    with beside(TASKS["bytes"] | {"learner": GRU}) as both:
+        steps = late(both)
+        both.far.predict({"record": {"t": "x"}})
+        begun = both.clock.now
+        for _ in range(3):
+            assert both.far.predict({"record": {"t": "x"}}).step == steps
+        assert both.clock.now - begun < 0.05
 
 
 def test_no_memory_for_a_copy_costs_the_copy_only(
