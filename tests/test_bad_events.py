@@ -198,6 +198,7 @@ def test_a_step_that_comes_out_unsound_leaves_the_state_as_it_was(tmp_path: Path
     engine.learner.head.V_PF.fill_(1e30)  # as after a bug: no input can do this
     before = {name: t.clone() for name, t in engine.learner.state_dict().items()}
     engine.feed(Event("script", 20, json.dumps(good(20)).encode()))
+    engine.end_of_poll()
     (letter,) = engine.letters
     assert (letter["stage"], letter["issue"], letter["position"]) == ("learn", "unsound", 20)
     assert engine.outputs == []
