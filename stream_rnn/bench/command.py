@@ -21,6 +21,7 @@ from stream_rnn.bench.machine import Machine
 from stream_rnn.bench.rows import Row
 from stream_rnn.bench.stages import Daemon
 from stream_rnn.config import ConfigError
+from stream_rnn.engine.frames import numerics
 from stream_rnn.native import loading
 
 SECONDS = {"quick": 0.4, "default": 0.6, "full": 1.0}  # for each row
@@ -45,21 +46,21 @@ def main(size: str, only: tuple[str, ...], json_path: Path | None, plot: Path | 
 
         require(plot)
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     begun = time.monotonic()
-    here = machine.measure(MACHINE_S[size])
-    click.echo(head(here))
-    measured: list[Row] = []
-    for case in found:
-        if not measured:
-            click.echo(HEADER)
-        measured.append(rows.measure(case, here, SECONDS[size]))
-        click.echo(line(measured[-1]))
-    daemons: dict[str, Daemon] = {}
-    if not only or only == ("daemon",):
-        daemons["file"] = stages.measure("file", EVENTS[size])
-        daemons["zeromq"] = stages.measure("zeromq", EVENTS[size])
-        click.echo(daemon_table(daemons))
+    with numerics():
+        here = machine.measure(MACHINE_S[size])
+        click.echo(head(here))
+        measured: list[Row] = []
+        for case in found:
+            if not measured:
+                click.echo(HEADER)
+            measured.append(rows.measure(case, here, SECONDS[size]))
+            click.echo(line(measured[-1]))
+        daemons: dict[str, Daemon] = {}
+        if not only or only == ("daemon",):
+            daemons["file"] = stages.measure("file", EVENTS[size])
+            daemons["zeromq"] = stages.measure("zeromq", EVENTS[size])
+            click.echo(daemon_table(daemons))
     if not only:
         click.echo(f"\n{left_out(size)}")
     took_s = time.monotonic() - begun
