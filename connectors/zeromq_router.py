@@ -61,6 +61,8 @@ _ASK_S = 1.0  # a producer is asked for the same missing event once per so long
 _SWEEP_S = 0.25
 _NONCES = 16  # former lives of a producer that are remembered
 _LINGER_MS = 2000  # at most, for the last acknowledgment at the end
+_PARTING_S = 0.5  # at most, until producers have read it
+_PARTING_MS = 50  # between two words of it
 
 
 @dataclass(slots=True, eq=False)
@@ -265,7 +267,31 @@ class ZeromqRouterSource(Source):
 
     @override
     def close(self) -> None:
-        self._close(_LINGER_MS)
+        try:
+            if self._context is not None:
+                self._part()
+        finally:
+            self._close(_LINGER_MS)
+
+    def _part(self) -> None:
+        """Give those who are here a moment to read what they were told last.
+
+        Where a connection ends a DEALER with ZMQ_IMMEDIATE drops what it has received and not yet
+        read, maybe the acknowledgment it waits for. Each is made a stranger: its HELLO says that
+        it has read all before.
+        """
+        here = set(self._by_route)
+        deadline = time.monotonic() + _PARTING_S
+        while here and time.monotonic() < deadline:
+            here = {route for route in here if self._send(route, STRANGER)}
+            self._socket.poll(_PARTING_MS)
+            try:
+                while time.monotonic() < deadline:
+                    route, frames = _receive(self._socket)
+                    if frames and frames[0][:5] == HELLO:
+                        here.discard(route)
+            except zmq.Again:
+                pass  # no more of them now
 
     def _close(self, linger_ms: int) -> None:
         if self._context is not None:

@@ -1,6 +1,7 @@
 """The source's side of docs/zeromq-protocol.md, spoken to by hand."""
 
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -647,3 +648,52 @@ def test_curve_lets_in_who_is_named_and_nobody_else(
     later = peer(other, other_secret)
     later.hello(name=b"later")
     assert answer(source, later)[0][0] == "W"
+
+
+# ---------------------------------------------------------------------- the end
+
+
+def test_a_producer_that_reads_late_has_the_last_acknowledgment(place: Place) -> None:
+    """With ZMQ_IMMEDIATE libzmq drops what was received and not read when a connection ends."""
+    source, peer = place.source(), place.peer(IMMEDIATE=1)
+    peer.hello()
+    answer(source, peer)
+    peer.data(1, 2)
+    take(source, 2)
+    source.ack({"producer/p": 2})
+    leaving = threading.Thread(target=source.close)
+    leaving.start()
+    time.sleep(0.2)  # busy with something else
+    said: list[tuple[str, Any]] = []
+    until = time.monotonic() + PATIENCE_S
+    while "S" not in [letter for letter, _ in said]:
+        assert time.monotonic() < until, f"heard {said}"
+        said += peer.heard()
+    peer.hello()
+    leaving.join()
+    assert [status["acked"] for letter, status in said if letter == "A"][-1] == 2
+
+
+def test_a_source_waits_for_nobody_who_has_left(place: Place) -> None:
+    source, peer = place.source(), place.peer()
+    peer.hello()
+    answer(source, peer)
+    peer.close()
+    leaving = threading.Thread(target=source.close)
+    leaving.start()
+    leaving.join(PATIENCE_S)
+    assert not leaving.is_alive()
+
+
+@pytest.mark.parametrize("option", [{}, {"IMMEDIATE": 1}])
+def test_a_silent_producer_holds_up_no_source_that_leaves(
+    place: Place, option: dict[str, int]
+) -> None:
+    source, peer = place.source(), place.peer(**option)
+    peer.hello()
+    answer(source, peer)
+    peer.data(*range(1, 100))
+    leaving = threading.Thread(target=source.close)
+    leaving.start()
+    leaving.join(PATIENCE_S)
+    assert not leaving.is_alive()

@@ -139,6 +139,7 @@ class Terminal:
         self._env = os.environ | {
             "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "STREAM_RNN_CACHE": str(outside / "cache"),  # pages show what is new: nothing built yet
         }  # fmt: skip
         self._place()
         self._shell = self._start(
