@@ -13,7 +13,9 @@ from pathlib import Path
 from types import FrameType
 
 SECONDS = 10.0
-"""A case may take; a busy machine is slow."""
+"""Of the processor's time, that a case may take ..."""
+PATIENCE = 30.0
+"""... and of the clock's, as a multiple: a busy machine is slow, and waiting is a hang, too."""
 
 
 class TooLong(BaseException):
@@ -73,18 +75,25 @@ class Tally:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise TooLong after so long; on the main thread only."""
+    """Raise TooLong after so much of the processor's time; on the main thread only."""
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TooLong(f"not done after {seconds:g} s")
+        raise TooLong(f"not done after {seconds:g} s of the processor's time, or waiting for long")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = {
+        signal.ITIMER_PROF: (signal.SIGPROF, seconds),
+        signal.ITIMER_REAL: (signal.SIGALRM, PATIENCE * seconds),
+    }
+    before = {name: signal.signal(name, ring) for name, _ in timers.values()}
+    for timer, (_, limit) in timers.items():
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in timers:
+            signal.setitimer(timer, 0)
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def limit_memory(n_bytes: int) -> None:
