@@ -16,24 +16,23 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from stream_rnn.columns import Array
 from stream_rnn.engine.attempts import Attempts, Unwatched
 from stream_rnn.engine.block import Item, OpenBlock
 from stream_rnn.engine.frames import Frames, Tick, moved, tick_of, ticks_of
 from stream_rnn.engine.laid import Laid, Stretch, Turn, Work
 from stream_rnn.engine.lines import Lines
-from stream_rnn.engine.pending import Pending, Scored
+from stream_rnn.engine.pending import Scored
 from stream_rnn.engine.run import MOST_NUMBERS, Waiting
+from stream_rnn.engine.scoring import Scoring
 from stream_rnn.features.saved import count
 from stream_rnn.features.values import BadEvent
 from stream_rnn.lanes import Batching, Lanes
 from stream_rnn.learner import Learner
 from stream_rnn.scores import Drift
 from stream_rnn.spi import Codec, DecodeError, Event, Position, Record
-from stream_rnn.tasks import Step, Task
+from stream_rnn.tasks import Task
 
 MANY = 4  # events: fewer are laid out one by one
 STAGES = ("decode", "features", "step", "emit")
@@ -122,8 +121,8 @@ class Engine:
         self.letters: list[Record] = []
         size = 1 if batching == "event" else min(block or lanes.capacity, lanes.capacity)
         self._open = OpenBlock(size)
-        self._pending = Pending(task)
         self._lines = Lines(task, source, keep_bytes)
+        self._scoring = Scoring(task, self._lines, self._note)
         self.learn_in_runs(1)
         self._laid: list[Laid] = []  # what the coming ticks are, in order
         self._n_laid = 0  # ticks
@@ -353,7 +352,7 @@ class Engine:
         self._learn_laid()  # the lane's last events still count for the key that loses it
         self.learner.reset(self._frames.only(lane))
         self.task.reset_lane(lane)
-        self._pending.reset_lane(lane)
+        self._scoring.reset_lane(lane)
 
     def _end_episodes(self, block: Sequence[Item]) -> None:
         """Start the lanes anew whose episode ended, also where the last event is of no use."""
@@ -365,7 +364,7 @@ class Engine:
             self._pay(lanes_B)
             self.learner.reset(lanes_B)
             self.task.end_episode(lane)
-            self._pending.reset_lane(lane)
+            self._scoring.reset_lane(lane)
 
     def pay(self) -> None:
         """Between two ticks: let every lane's update-locked window pay now what it owes."""
@@ -397,7 +396,7 @@ class Engine:
             seconds = perf_counter() - start
             self.counts.seconds["step"] += seconds
             self._waiting.took(seconds, len(outcomes))
-            self._score(t, predictions_TBP, rejected_TB)
+            self.step = self._scoring.take(self._laid, t, self.step, predictions_TBP, rejected_TB)
             t += len(outcomes)
             for tick in ticks_of(outcomes, seconds):
                 self.on_tick(tick)
@@ -406,73 +405,8 @@ class Engine:
         self._n_laid = 0
         self._frames.clear()
 
-    def _score(self, t: int, predictions_TBP: Array, rejected_TB: Array) -> None:
-        """What the ticks from place `t` on predicted, and what fell due in them."""
-        end, place = t + len(rejected_TB), 0
-        for laid in self._laid:
-            first, last = max(t, place), min(end, place + laid.ticks)
-            if first < last:
-                rows = slice(first - t, last - t)
-                part = range(first - place, last - place)
-                self._score_part(laid, part, predictions_TBP[rows], rejected_TB[rows])
-                self.step += len(part)
-            place += laid.ticks
-
-    def _score_part(
-        self, laid: Laid, part: range, predictions_TBP: Array, rejected_TB: Array
-    ) -> None:
-        if isinstance(laid, Turn):
-            for work in laid.works:
-                outputs = predictions_TBP[0, work.lane].tolist()
-                self._score_step(work, laid.i, work.steps[laid.i], outputs, rejected_TB[0])
-            return
-        works, T = laid.works[part.start : part.stop], np.arange(len(part))
-        lanes = [work.lane for work in works]
-        outputs_TP = predictions_TBP[T, lanes]
-        if rejected_TB[T, lanes].any():
-            for k, work in enumerate(works):
-                step = laid.steps.step(part[k])
-                self._score_step(work, 0, step, outputs_TP[k].tolist(), rejected_TB[k], after=k)
-            return
-        steps = laid.steps.part(part.start, part.stop)
-        natural = self.task.natural_many(outputs_TP, steps)
-        names = [self._lines.id_of(work.item.event) for work in works]
-        all_scored = self._pending.settle_many(lanes, names, natural, steps.targets)
-        published = self.task.publish_many(natural, steps)
-        for step_number, (work, work.prediction, scored) in enumerate(
-            zip(works, published, all_scored, strict=True), self.step + 1
-        ):
-            work.step = step_number
-            if scored is not None:
-                self._note(work, scored)
-
-    def _score_step(
-        self,
-        work: Work,
-        i: int,
-        step: Step,
-        outputs: list[float],
-        rejected_B: Array,
-        after: int = 0,
-    ) -> None:
-        """Keep the prediction made at step i, and score the one that fell due."""
-        work.step = self.step + after + 1
-        if rejected_B[work.lane]:
-            work.rejected = True
-            return
-        natural = self.task.natural(outputs, step)
-        name = self._lines.id_of(work.item.event)
-        if i == work.n_steps - 1:
-            work.prediction = self.task.publish(natural, step)
-        else:
-            name += f"#{i}"
-        scored = self._pending.settle(work.lane, name, natural, step.target)
-        if scored is not None:
-            self._note(work, scored)
-
-    def _note(self, work: Work, scored: Scored) -> None:
+    def _note(self, scored: Scored) -> None:
         self.counts.scored += 1
-        work.scored.append(scored)
         if self.drift is not None:
             self.drift.update(scored.loss)
         if self.on_score is not None:
@@ -513,7 +447,7 @@ class Engine:
             "ordinal": self.ordinal,
             "task": self.task.state_dict(),
             "lanes": self.lanes.state_dict(),
-            "pending": self._pending.state_dict(),
+            "pending": self._scoring.state_dict(),
             "drift": None if self.drift is None else self.drift.state_dict(),
         }
 
@@ -522,6 +456,6 @@ class Engine:
         self.step, self.ordinal = (count(state[name], name) for name in ("step", "ordinal"))
         self.task.load_state_dict(state["task"])
         self.lanes.load_state_dict(state["lanes"])
-        self._pending.load_state_dict(state["pending"])
+        self._scoring.load_state_dict(state["pending"])
         if self.drift is not None and state["drift"] is not None:
             self.drift.load_state_dict(state["drift"])
