@@ -13,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from stream_rnn.producer import Producer
+from stream_rnn.producer import Producer, Refused
+
+PATIENCE_S = 5.0  # without a word about it
 
 
 def main() -> int:
@@ -25,8 +27,12 @@ def main() -> int:
     given = parser.parse_args()
     if given.rate is not None and not given.rate > 0:
         parser.error(f"--rate must be positive, got {given.rate}")
-    with Producer(given.connect, given.id) as producer, given.file.open("rb") as file:
-        resume_after = producer.connect()
+    with given.file.open("rb") as file, Producer(given.connect, given.id) as producer:
+        try:
+            resume_after = producer.connect(PATIENCE_S)
+        except TimeoutError:
+            sys.stderr.write(f"producer: waits for a daemon at {given.connect}\n")
+            resume_after = producer.connect()
         sys.stderr.write(f"producer: {resume_after} lines are in a snapshot already\n")
         started = time.monotonic()
         for number, line in enumerate(file, 1):
@@ -42,4 +48,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError, Refused) as wrong:
+        sys.exit(f"producer: {wrong}")
+    except KeyboardInterrupt:
+        sys.exit("producer: stopped; started again it goes on after the last line in a snapshot")

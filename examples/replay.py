@@ -40,6 +40,10 @@ def csv_records(path: Path, skip_lines: int, columns: list[str] | None, delimite
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file, delimiter=delimiter)
         names = columns or next(rows, [])
+        if not names:
+            sys.exit(f"{path} is empty: expected a line with the names of the columns")
+        if len(names) == 1 and (other := set(names[0]) & set(";\t|")):
+            sys.exit(f"{path}: one column, {names[0][:60]!r}; try --delimiter {min(other)!r}")
         for row in itertools.islice(rows, skip_lines, None):
             if len(row) >= len(names):
                 yield dict(zip(names, map(value_of, row), strict=False))
@@ -49,9 +53,13 @@ def csv_records(path: Path, skip_lines: int, columns: list[str] | None, delimite
 
 def jsonl_records(path: Path, skip_lines: int) -> Iterator:
     with path.open(encoding="utf-8") as file:
-        for line in itertools.islice(file, skip_lines, None):
-            if not line.isspace():
+        for number, line in enumerate(itertools.islice(file, skip_lines, None), skip_lines + 1):
+            if line.isspace():
+                continue
+            try:
                 yield json.loads(line)
+            except ValueError as error:
+                sys.exit(f"{path}, line {number}: no JSON: {error}")
 
 
 def frames_of(record: dict, number: int, sequence: str, topic: str) -> list[bytes]:
@@ -133,4 +141,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, UnicodeDecodeError, csv.Error, zmq.ZMQError) as wrong:
+        sys.exit(f"replay: {wrong}")

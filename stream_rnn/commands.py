@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 from prometheus_client import CollectorRegistry
@@ -16,6 +18,7 @@ from stream_rnn.config import ConfigError
 from stream_rnn.control.client import NoAnswer, ask
 from stream_rnn.daemon import place_of, run_job, serve
 from stream_rnn.journal.source import JournaledSource
+from stream_rnn.preview import preview
 from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
@@ -96,6 +99,8 @@ def check(path: Path) -> None:
         except AssertionError as error:
             raise ConfigError(f"[learner] cell: its derivatives are wrong: {error}") from error
         click.echo("  cell         closed-form derivatives equal numerical ones")
+    if Path(job.state.dir).exists() and not Path(job.state.dir).is_dir():
+        raise ConfigError(f"[state] dir: {job.state.dir!r} is no folder; name another place")
     newest = resuming.newest_readable(snapshot.snapshots(Path(job.state.dir)))
     if newest is not None:
         resuming.require_same_model(job, newest)
@@ -109,6 +114,8 @@ def check(path: Path) -> None:
             else:
                 job.source.open(positions)
             findings.append(Finding(True, "the source opens"))
+            if not isinstance(job.source, JournaledSource):
+                findings += preview(job.source, job.engine, _targets(tables["task"]))
         except SettingError as error:
             if not _is_its_daemons(job, error):
                 raise ConfigError(f"{place_of(job, error)} {error}") from error
@@ -126,6 +133,12 @@ def check(path: Path) -> None:
         click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}")
     if not all(finding.ok for finding in findings):
         raise ConfigError("the configuration is sound, but see BUT above")
+
+
+def _targets(task: Mapping[str, Any]) -> list[str]:
+    """The fields that are predicted, where there are such."""
+    target = task.get("target", [])
+    return [target] if isinstance(target, str) else list(target)
 
 
 def _is_its_daemons(job: app.Job, error: BaseException) -> bool:

@@ -145,6 +145,10 @@ def _schema(place: str, call: Callable[..., Any]) -> tuple[dict[str, Any], dict[
     return hints, {name: each for name, each in parameters.items() if each.kind in named}
 
 
+IN_TOML = {"object": "a table { key = ... }", "array": "a list [...]", " | null": ""}
+"""What messages call the types, in the words of the file."""
+
+
 def convert(
     place: str, value: object, annotation: Any, *, written: object = None, strict: bool = True
 ) -> Any:
@@ -167,6 +171,8 @@ def convert(
         return msgspec.convert(value, annotation, strict=strict)
     except msgspec.ValidationError as error:
         text = str(error).replace("Expected", "expected").replace("`", "")
+        for theirs, ours in IN_TOML.items():
+            text = text.replace(theirs, ours)
         raise ConfigError(f"{place}: {text} ({_shown(value if strict else written)})") from None
 
 

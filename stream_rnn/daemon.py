@@ -27,7 +27,7 @@ from stream_rnn.checkpoint.rollback import link_aside
 from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import Temporary
 from stream_rnn.config import ConfigError
-from stream_rnn.console import Console, NoteHandler
+from stream_rnn.console import Console, NoteHandler, printable
 from stream_rnn.control.server import ControlServer
 from stream_rnn.http.guard import token_in
 from stream_rnn.http.live import Feed, live_stream, page
@@ -129,6 +129,19 @@ def run_job(
         with signals(runtime), requests_by_signal(runtime, console):
             guarded(job, runtime, max_events)
     click.echo(report.table(results.rows(job.engine.task)), err=True)
+    for line in refusals(runtime):
+        click.echo(line, err=True)
+
+
+def refusals(runtime: Runtime) -> list[str]:
+    """For people, at the end: how many events of this run could not be used, and why the newest."""
+    by_stage = {stage: n for stage, n in runtime.engine.counts.rejected.items() if n}
+    if not by_stage:
+        return []
+    stages = ", ".join(f"{stage} {n:,}" for stage, n in by_stage.items())
+    newest = [printable(letter["reason"]) for letter in runtime.outputs.newest_letters[-1:]]
+    why = f"; the newest: {newest[0]}" if newest else ""
+    return [f"{sum(by_stage.values()):,} events could not be used ({stages}){why}"]
 
 
 def make_runtime(

@@ -73,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scores",
     },
     "runtime": {"spi", "config", "engine", "notify"} | AT_THE_SIDE,
+    "preview": {"spi", "console", "engine", "features"},
     "tuning": {"config", "assembly", "runtime"},
     "ctl": {"config", "assembly", "console", "control"},
     "assembly": {"spi", "config", "lanes", "tasks", "health", "overload"} | CORE,

@@ -130,7 +130,10 @@ def test_probing_the_fidelity_makes_no_other_model() -> None:
             {"optimizer": {"kind": "fptt", "inner": {"kind": "adam", "lr": -1.0}}},
             "[learner] optimizer inner lr must be positive and finite, got -1.0",
         ),
-        ({"optimizer": {"kind": "fptt", "inner": 3}}, "[learner] optimizer inner: expected object"),
+        (
+            {"optimizer": {"kind": "fptt", "inner": 3}},
+            "[learner] optimizer inner: expected a table",
+        ),
         ({"optimizer": {"kind": "adam", "inner": {"kind": "sgd"}}}, "[learner] optimizer"),
         (
             {"fallback": ["frozen", "readout"]},

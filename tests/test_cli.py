@@ -192,6 +192,67 @@ def test_check_says_what_is_sound(capfd: pytest.CaptureFixture[str]) -> None:
     assert not Path("state").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            'target = "y"',
+            'target = "z"',
+            "none can be used; field 'z' is missing; the event has: x",
+        ),
+        ('"events.jsonl"', '"config.toml"', "none can be used; expected a JSON object, got 8"),
+        ('"forecast"', '"regression"', "none holds the target 'q', so nothing would be learned"),
+        ('"events.jsonl"', '"folder"', "cannot open folder: Is a directory"),
+    ],
+)
+def test_check_looks_at_what_the_source_holds(
+    capfd: pytest.CaptureFixture[str], old: str, new: str, said: str
+) -> None:
+    Path("folder").mkdir()
+    text = (QUICK + '[features]\nnumeric = ["x"]\n').replace(old, new)
+    Path("config.toml").write_text(text.replace('"y"', '"q"' if "regression" in new else '"y"'))
+    before = Path("config.toml").read_bytes()
+    out, err = run(capfd, "check", "config.toml", code=78)
+    assert said in out + err
+    assert not Path("state").exists()
+    assert Path("config.toml").read_bytes() == before
+
+
+def test_check_tells_of_events_that_would_be_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    with Path("events.jsonl").open("a") as file:
+        file.write('{"y": null, "x": 1}\nno JSON\n')
+    out, _ = run(capfd, "check", "config.toml")
+    assert "of the next 42 events 2 would be refused; field 'y' is null" in out
+
+
+def test_check_says_when_there_is_nothing_to_learn_from(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("events.jsonl").write_text("")
+    Path("config.toml").write_text(QUICK + '[features]\nnumeric = ["x"]\n')
+    out, _ = run(capfd, "check", "config.toml")
+    assert "the source has no event (more)" in out
+
+
+def test_check_refuses_a_file_for_a_state_folder(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text(QUICK + '[state]\ndir = "events.jsonl"\n')
+    _, err = run(capfd, "check", "config.toml", code=78)
+    assert "[state] dir: 'events.jsonl' is no folder" in err
+
+
+def test_a_run_says_in_the_end_what_could_not_be_used(capfd: pytest.CaptureFixture[str]) -> None:
+    with Path("events.jsonl").open("a") as file:
+        file.write('no JSON\n{"y": "high", "x": 1}\n')
+    _, err = run(capfd, "run", "config.toml")
+    assert (
+        "2 events could not be used (decode 1, features 1); the newest: field 'y': expected" in err
+    )
+
+
+def test_a_type_is_named_as_it_is_written(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text(MINIMAL + '[learner]\ncell = "gru"\n')
+    _, err = run(capfd, "check", "config.toml", code=78)
+    assert "[learner] cell: expected a table { key = ... } | a list [...], got str ('gru')" in err
+
+
 def test_check_of_a_source_that_is_not_there_yet_is_refused(
     capfd: pytest.CaptureFixture[str],
 ) -> None:

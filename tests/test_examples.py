@@ -185,6 +185,33 @@ def test_replay_gives_up_on_a_reader_that_never_comes(workplace: Path) -> None:
     assert b"no reader" in said
 
 
+@pytest.mark.parametrize(
+    ("script", "content", "arguments", "said"),
+    [
+        ("replay.py", None, ["--to", "x.jsonl"], "No such file"),
+        ("replay.py", b"", ["--to", "x.jsonl"], "a.csv is empty"),
+        ("replay.py", b"a;b\n1;2\n", ["--to", "x.jsonl"], "try --delimiter ';'"),
+        ("replay.py", b"\xff\xfe\x00", ["--to", "x.jsonl"], "can't decode"),
+        ("replay.py", b"a\n1\n", ["--connect", "127.0.0.1:5555"], "Invalid argument"),
+        ("producer.py", None, ["--id", "m"], "No such file"),
+        ("producer.py", b"a\n", ["--id", "m", "--connect", "127.0.0.1:1"], 'expected "tcp://'),
+    ],
+)
+def test_a_script_says_what_is_wrong(
+    workplace: Path, script: str, content: bytes | None, arguments: list[str], said: str
+) -> None:
+    if content is not None:
+        Path("a.csv").write_bytes(content)
+    command = [sys.executable, str(EXAMPLES / script), "a.csv", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, check=False, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def replay(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(REPLAY), *arguments], stderr=subprocess.PIPE)
 

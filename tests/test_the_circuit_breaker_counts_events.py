@@ -18,7 +18,7 @@ class Rig:
     def __init__(self, events: int = 10, share: float = 0.5) -> None:
         self.pause = Pause()
         self.metrics = Metrics(CollectorRegistry())
-        self.breaker = Breaker(events, share, self.pause, self.metrics)
+        self.breaker = Breaker(events, share, self.pause, self.metrics, lambda: "no \x1b number")
 
     def feed(self, outcomes: str) -> Rig:
         """`.` used, `d` refused at decode, `f` at features, `l` by the learner."""
@@ -52,8 +52,9 @@ def test_it_trips_when_the_share_of_the_last_events_is_reached(outcomes: str, tr
 def test_it_says_how_many_where_and_what_to_do() -> None:
     reason = Rig().feed("......ff").feed("ddd").pause.reasons["breaker"]
     assert reason == (
-        "the breaker is open: 5 of the last 10 events were refused, 3 of them at stage decode; "
-        "look at the dead letters, then `stream-rnn ctl resume`"
+        "the breaker is open: 5 of the last 10 events were refused, 3 of them at stage decode, "
+        "the newest: no ? number; correct the configuration or look at the dead letters, then "
+        "`stream-rnn ctl resume`"
     )
 
 

@@ -192,10 +192,12 @@ class Place:
             time.sleep(0.02)
 
 
-def undisturbed(place: Place, n_events: int, stdin: Path | None = None) -> None:
+def undisturbed(
+    place: Place, n_events: int, stdin: Path | None = None, timeout_s: float = 300.0
+) -> None:
     """Let a daemon learn everything and leave; raises RuntimeError if it does not."""
     daemon = place.daemon(stdin=stdin)
-    finish(place, daemon, n_events)
+    finish(place, daemon, n_events, timeout_s=timeout_s)
 
 
 def finish(

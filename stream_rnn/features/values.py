@@ -29,6 +29,8 @@ def number(record: Record, name: str) -> float:
     if type(value) is float and -ABSURD <= value <= ABSURD:  # nearly all of them
         return value
     if value is None:
+        if name in record:
+            raise BadEvent("missing", f"field {name!r} is null: missing")
         known = ", ".join(sorted(str(key)[:40] for key in record)[:12])
         raise BadEvent("missing", f"field {name!r} is missing; the event has: {known or 'nothing'}")
     if isinstance(value, bool):

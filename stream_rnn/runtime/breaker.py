@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 
+from stream_rnn.console import printable
 from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.holds import Pause
 
@@ -24,13 +26,22 @@ class Breaker:
         share: of the window, refused, that trips.
         pause: held until somebody resumes.
         metrics: says whether it is open.
+        newest: why the newest event was refused, for people; "": unknown.
     """
 
-    def __init__(self, events: int, share: float, pause: Pause, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        events: int,
+        share: float,
+        pause: Pause,
+        metrics: Metrics,
+        newest: Callable[[], str] = lambda: "",
+    ) -> None:
         self._events = events
         self._trips_at = max(1, round(events * share))
         self._pause = pause
         self._metrics = metrics
+        self._newest = newest
         self._window = [""] * events  # the stage that refused an event, "" for one that was used
         metrics.breaker_open = 0
         self.reset()
@@ -59,10 +70,12 @@ class Breaker:
         by_stage = Counter(stage for stage in self._window if stage)
         stage, n = by_stage.most_common(1)[0]
         most = "all" if n == self._n_refused else f"{n}"
+        why = self._newest() and f", the newest: {printable(self._newest())}"
         reason = (
             f"the breaker is open: {self._n_refused} of the last "
             f"{min(self._n_seen, self._events)} events were refused, {most} of them at stage "
-            f"{stage}; look at the dead letters, then `stream-rnn ctl resume`"
+            f"{stage}{why}; correct the configuration or look at the dead letters, then "
+            "`stream-rnn ctl resume`"
         )
         self._pause.hold(BY, reason)
         self._metrics.breaker_open = 1

@@ -27,7 +27,7 @@ from stream_rnn.runtime.connection import Connection, SourceGone
 from stream_rnn.runtime.control import Control
 from stream_rnn.runtime.holds import Freeze, Pause
 from stream_rnn.runtime.intake import Intake, Shed, Taken
-from stream_rnn.runtime.outputs import Outputs
+from stream_rnn.runtime.outputs import MAX_REASON_CHARS, Outputs
 from stream_rnn.runtime.publisher import Publisher
 from stream_rnn.runtime.rungs import Ladder, Moves
 from stream_rnn.runtime.watch import Watch
@@ -103,7 +103,7 @@ class Runtime:
         self.notifier = notifier or Notifier()
         self.pause = Pause()
         self.freeze = Freeze(engine, None if ladder is None else ladder.teaching)
-        self.breaker = Breaker(*breaker, self.pause, metrics)
+        self.breaker = Breaker(*breaker, self.pause, metrics, self._why_refused)
         self.connection = Connection(source, engine, metrics, self, gone_s, clock)
         self.outputs = Outputs(engine, sinks, dead_letters, metrics, self)
         self.checkpointing = Checkpointing(
@@ -299,6 +299,10 @@ class Runtime:
         timestamps.clear()
         if self.checkpointing.due() or self._move_is_unsaved():
             self._snapshot()
+
+    def _why_refused(self) -> str:
+        letters = self.engine.letters
+        return str(letters[-1]["reason"])[:MAX_REASON_CHARS] if letters else ""
 
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""
