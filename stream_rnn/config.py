@@ -13,6 +13,7 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Callable, Mapping
@@ -145,8 +146,9 @@ def _schema(place: str, call: Callable[..., Any]) -> tuple[dict[str, Any], dict[
     return hints, {name: each for name, each in parameters.items() if each.kind in named}
 
 
-IN_TOML = {"object": "a table { key = ... }", "array": "a list [...]", " | null": ""}
-"""What messages call the types, in the words of the file."""
+IN_TOML = {"object": "a table { key = ... }", "array": "an array [...]", " | null": ""}
+"""What messages call the types, in the words of the file; not where a path names a key."""
+_THEIRS = re.compile(r"(?<![\w.])(object|array)(?!\w)| \| null")
 
 
 def convert(
@@ -171,8 +173,7 @@ def convert(
         return msgspec.convert(value, annotation, strict=strict)
     except msgspec.ValidationError as error:
         text = str(error).replace("Expected", "expected").replace("`", "")
-        for theirs, ours in IN_TOML.items():
-            text = text.replace(theirs, ours)
+        text = _THEIRS.sub(lambda found: IN_TOML[found[0]], text)
         raise ConfigError(f"{place}: {text} ({_shown(value if strict else written)})") from None
 
 

@@ -40,10 +40,7 @@ def newest(store: Store) -> Loaded | None:
     try:
         return store.newest()
     except CheckpointError as error:
-        raise ConfigError(
-            f"[state] {error}; restore a snapshot from a backup, or start over with --fresh "
-            "(the old state is kept)"
-        ) from error
+        raise ConfigError(f"[state] {error}") from error  # it names the remedy
 
 
 def newest_readable(folders: list[Path]) -> Loaded | None:
@@ -63,7 +60,7 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
     """Refuse the state of another model; note another execution path."""
     if loaded.fingerprint != job.fingerprint:
         lines = [
-            f"{name}: the state has {theirs!r}, the configuration {ours!r}"
+            f"{name}: the state has {_shown(theirs)}, the configuration {_shown(ours)}"
             for name, ours, theirs in differences(job.model, loaded.config)
         ] or ["(no setting differs by name)"]
         raise ConfigError(
@@ -90,6 +87,10 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
             "but not bit-identical to an uninterrupted run",
             err=True,
         )
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else repr(value)
 
 
 def migrated(job: Job, loaded: Loaded) -> Loaded:

@@ -250,7 +250,7 @@ def test_a_run_says_in_the_end_what_could_not_be_used(capfd: pytest.CaptureFixtu
 def test_a_type_is_named_as_it_is_written(capfd: pytest.CaptureFixture[str]) -> None:
     Path("config.toml").write_text(MINIMAL + '[learner]\ncell = "gru"\n')
     _, err = run(capfd, "check", "config.toml", code=78)
-    assert "[learner] cell: expected a table { key = ... } | a list [...], got str ('gru')" in err
+    assert "[learner] cell: expected a table { key = ... } | an array [...], got str ('gru')" in err
 
 
 def test_check_of_a_source_that_is_not_there_yet_is_refused(
