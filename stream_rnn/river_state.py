@@ -19,6 +19,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from importlib import metadata
+from inspect import signature
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
@@ -160,8 +161,13 @@ class _Loader:
                 f"River {self._river}, this is River {_river_version()}: install that one, or "
                 "start with --fresh"
             )
+        settings = _settings(type(fresh))
         for name in sorted(attributes):
-            attributes[name] = self.fill(attributes[name], state[name], f"{path}.{name}", depth - 1)
+            before, place = attributes[name], f"{path}.{name}"
+            attributes[name] = after = self.fill(before, state[name], place, depth - 1)
+            is_plain = isinstance(before, bool | int | float | str)
+            if name in settings and is_plain and (type(after), after) != (type(before), before):
+                raise _refused(place, f"expected {before!r} as in the configuration", after)
 
     def _container(self, fresh: object, state: object, path: str, depth: int) -> object:
         if isinstance(fresh, dict):
@@ -322,6 +328,14 @@ def _refused(path: str, expected: str, value: object) -> CheckpointError:
         f"{path[:200]}: {expected}, got {repr(value)[:80]}; the snapshot was made for another "
         "configuration, or is damaged: restore its settings, or start with --fresh"
     )
+
+
+def _settings(kind: type) -> frozenset[str]:
+    """The arguments of its constructor, which River keeps under their own names and never changes.
+
+    What it builds later is built with them, memory of that size included.
+    """
+    return frozenset(signature(kind).parameters)
 
 
 def _is_opaque(value: object) -> bool:

@@ -278,6 +278,15 @@ def test_a_detector_built_with_other_arguments_is_refused() -> None:
         load(drift.PageHinkley(mode="up"), state_of(drift.PageHinkley(mode="both")))
 
 
+@pytest.mark.parametrize("value", [5.0, 6, 2**40, True, None, "5", {"float": "nan"}])
+def test_a_setting_is_what_the_configuration_says(value: object) -> None:
+    """At a drift River builds a new window with it, in Rust: of the wrong type, or of any size."""
+    state = dump(ADWIN())
+    state["state"]["object"]["max_buckets"] = value
+    with pytest.raises(CheckpointError, match=r"ADWIN\.max_buckets"):
+        load(ADWIN(), state)
+
+
 def adwin_with(data: bytes | str) -> Any:
     state = state_of(ADWIN())
     text = data if isinstance(data, str) else base64.b64encode(data).decode()
