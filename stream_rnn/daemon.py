@@ -129,15 +129,16 @@ def run_job(
         with signals(runtime), requests_by_signal(runtime, console):
             guarded(job, runtime, max_events)
     click.echo(report.table(results.rows(job.engine.task)), err=True)
-    for line in refusals(runtime):
+    for line in unused(runtime):
         click.echo(line, err=True)
 
 
-def refusals(runtime: Runtime) -> list[str]:
+def unused(runtime: Runtime) -> list[str]:
     """For people, at the end: how many events of this run could not be used, and why the newest."""
-    by_stage = {stage: n for stage, n in runtime.engine.counts.rejected.items() if n}
+    counts = runtime.engine.counts
+    by_stage = {stage: n for stage, n in counts.rejected.items() if n}
     if not by_stage:
-        return []
+        return [] if counts.applied else ["no event came"]
     stages = ", ".join(f"{stage} {n:,}" for stage, n in by_stage.items())
     newest = [printable(letter["reason"]) for letter in runtime.outputs.newest_letters[-1:]]
     why = f"; the newest: {newest[0]}" if newest else ""

@@ -247,6 +247,12 @@ def test_a_run_says_in_the_end_what_could_not_be_used(capfd: pytest.CaptureFixtu
     )
 
 
+def test_a_run_without_an_event_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    run(capfd, "run", "config.toml")
+    _, err = run(capfd, "run", "config.toml")
+    assert "no event came" in err
+
+
 def test_a_type_is_named_as_it_is_written(capfd: pytest.CaptureFixture[str]) -> None:
     Path("config.toml").write_text(MINIMAL + '[learner]\ncell = "gru"\n')
     _, err = run(capfd, "check", "config.toml", code=78)
