@@ -39,7 +39,7 @@ STAGES = {  # function -> stage
     "Learner.run": "step: learner",
     "Library.ticks": "step: library",
     "ticks_of": "step: outcome",
-    "Engine._score": "score",
+    "Scoring.take": "score",
     "Engine._finish": "lines",
     "Outputs.write": "emit",
     "Runtime._on_tick": "metrics, health",

@@ -222,7 +222,7 @@ def test_check_tells_of_events_that_would_be_refused(capfd: pytest.CaptureFixtur
     with Path("events.jsonl").open("a") as file:
         file.write('{"y": null, "x": 1}\nno JSON\n')
     out, _ = run(capfd, "check", "config.toml")
-    assert "of the next 42 events 2 would be refused; field 'y' is null" in out
+    assert "of the next 42 events 2 would be refused; field 'y' is missing: it is null" in out
 
 
 def test_check_says_when_there_is_nothing_to_learn_from(capfd: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def number(record: Record, name: str) -> float:
         return value
     if value is None:
         if name in record:
-            raise BadEvent("missing", f"field {name!r} is null: missing")
+            raise BadEvent("missing", f"field {name!r} is missing: it is null")
         known = ", ".join(sorted(str(key)[:40] for key in record)[:12])
         raise BadEvent("missing", f"field {name!r} is missing; the event has: {known or 'nothing'}")
     if isinstance(value, bool):
