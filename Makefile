@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-gpu bench bench-flat soak storm fuzz image clean
+.PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-slow-3 test-gpu bench bench-flat soak storm fuzz image clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -31,7 +31,7 @@ demo: $(STAMP)  ## Learn a real stream that comes along: no broker, no file, no 
 	$(BIN)/stream-rnn demo
 
 test: $(STAMP)  ## All tests but the GPU's and the soak: fast and slow ones side by side
-	$(MAKE) --no-print-directory --output-sync=target -j3 test-fast test-slow-1 test-slow-2
+	$(MAKE) --no-print-directory --output-sync=target -j3 test-fast test-slow-2 test-slow-1 test-slow-3
 
 test-fast: $(STAMP)  ## Only the fast tests
 	$(PYTEST) -q -m "not slow and not gpu"
@@ -42,16 +42,21 @@ check: $(STAMP)  ## Format, lint, types, fast tests
 	$(BIN)/mypy
 	$(PYTEST) -q -m "not slow and not gpu"
 
-test-slow: test-slow-1 test-slow-2  ## Only the slow tests (kill storms, real servers, every page's blocks)
+test-slow: test-slow-1 test-slow-2 test-slow-3  ## Only the slow tests (kill storms, real servers, every page's blocks)
 
-# Two halves of about the same length: they wait for processes most of the time.
-FIRST_HALF := tests/crash tests/deploy tests/docs
+# Three parts: they wait for processes half of the time. The third one is the shortest, and begins when
+# another part is through.
+SLOW_1 := tests/crash tests/deploy tests/docs
+SLOW_3 := tests/journal tests/poison
 
 test-slow-1: $(STAMP)
-	$(PYTEST) -q -m "slow and not gpu" $(FIRST_HALF)
+	$(PYTEST) -q -m "slow and not gpu" $(SLOW_1)
 
 test-slow-2: $(STAMP)
-	$(PYTEST) -q -m "slow and not gpu" $(addprefix --ignore=,$(FIRST_HALF))
+	$(PYTEST) -q -m "slow and not gpu" $(addprefix --ignore=,$(SLOW_1) $(SLOW_3))
+
+test-slow-3: $(STAMP)
+	$(PYTEST) -q -m "slow and not gpu" $(SLOW_3)
 
 test-gpu: $(STAMP)  ## Only the tests that need a CUDA device
 	$(PYTEST) -q -m gpu

@@ -68,7 +68,9 @@ class Run:
         (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        # in torch: the native step would be through with the stream before anything is killed
+        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "STREAM_RNN_NATIVE": "off"}
+        environment = os.environ | own
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *command], cwd=self.folder, env=environment, stdout=log, stderr=log
