@@ -31,7 +31,7 @@ demo: $(STAMP)  ## Learn a real stream that comes along: no broker, no file, no 
 	$(BIN)/stream-rnn demo
 
 test: $(STAMP)  ## All tests but the GPU's and the soak: fast and slow ones side by side
-	$(MAKE) --no-print-directory --output-sync=target -j3 test-fast test-slow-2 test-slow-1 test-slow-3
+	$(MAKE) --no-print-directory --output-sync=target -j3 test-fast test-slow-1 test-slow-2 test-slow-3
 
 test-fast: $(STAMP)  ## Only the fast tests
 	$(PYTEST) -q -m "not slow and not gpu"

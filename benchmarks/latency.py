@@ -4,7 +4,8 @@
 
 A real daemon with a ZeroMQ PULL source and a ZeroMQ PUSH sink; this process sends and receives, so
 both hops of libzmq, the codec, the step, the metrics and the line are in the time. It spins between
-two events: nothing of its own waits for a timer. The first tenth is not counted.
+two events: nothing of its own waits for a timer. The first tenth is not counted. Beside it: a
+process that passes each message on, which is what the sockets and the machine take by themselves.
 """
 
 from __future__ import annotations
@@ -33,14 +34,21 @@ sink = [{{ kind = "zeromq", address = "ipc://{folder}/out" }}]
 cell = {{ kind = "{cell}", units = {units} }}
 optimizer = {{ kind = "adam" }}
 """
+PASS_ON = """\
+import sys, zmq
+context = zmq.Context()
+pull, push = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+pull.bind(sys.argv[1])
+push.connect(sys.argv[2])
+while True:
+    push.send(pull.recv())
+"""
 PATIENCE_S = 60.0
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 
-def measure(folder: Path, cell: str, units: int, rate: float, n: int) -> list[float]:
-    """Seconds for each event, in order."""
-    config = folder / "config.toml"
-    config.write_text(CONFIG.format(folder=folder, cell=cell, units=units))
+def measure(folder: Path, command: list[str], rate: float, n: int) -> list[float]:
+    """Seconds for each event, in order, through what the command starts."""
     with (
         zmq.Context() as context,
         context.socket(zmq.PUSH) as push,
@@ -50,9 +58,8 @@ def measure(folder: Path, cell: str, units: int, rate: float, n: int) -> list[fl
         pull.bind(f"ipc://{folder}/out")
         push.connect(f"ipc://{folder}/in")
         with (folder / "log").open("w") as log:
-            command = [sys.executable, "-m", "stream_rnn", "run", str(config)]
             environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            daemon = subprocess.Popen(command, stderr=log, env=environment)
+            started = subprocess.Popen([sys.executable, *command], stderr=log, env=environment)
         try:
             _send(push, -1)
             if not pull.poll(PATIENCE_S * 1000):
@@ -60,8 +67,8 @@ def measure(folder: Path, cell: str, units: int, rate: float, n: int) -> list[fl
             pull.recv()
             return _pace(push, pull, rate, n)
         finally:
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait()
+            started.send_signal(signal.SIGTERM)
+            started.wait()
 
 
 def _send(push: zmq.Socket[bytes], i: int) -> None:
@@ -87,25 +94,34 @@ def _pace(push: zmq.Socket[bytes], pull: zmq.Socket[bytes], rate: float, n: int)
     return took
 
 
+def quantiles(took: list[float]) -> str:
+    """Of all but the first tenth, for people."""
+    counted = sorted(took[len(took) // 10 :])
+    told = [
+        f"{name} {counted[math.ceil(q * len(counted)) - 1] * 1e6:,.0f} us"
+        for name, q in QUANTILES.items()
+    ]
+    return f"{', '.join(told)}; mean {statistics.fmean(counted) * 1e6:,.0f} us"
+
+
 def main() -> None:
-    """Print the quantiles."""
+    """Print the quantiles of both."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, default=1000.0, help="events per second")
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--cell", default="rtu")
     parser.add_argument("--units", type=int, default=32)
     given = parser.parse_args()
+    print(f"{given.events} events, {given.rate:g} a second, the first tenth not counted")
     with tempfile.TemporaryDirectory(prefix="latency-") as name:
-        took = measure(Path(name), given.cell, given.units, given.rate, given.events)
-    counted = sorted(took[len(took) // 10 :])
-    told = [
-        f"{name} {counted[math.ceil(q * len(counted)) - 1] * 1e6:,.0f} us"
-        for name, q in QUANTILES.items()
-    ]
-    print(
-        f"{given.cell} of {given.units} units, {given.rate:g} events/s, {len(counted)} counted: "
-        f"{', '.join(told)}; mean {statistics.fmean(counted) * 1e6:,.0f} us"
-    )
+        folder, config = Path(name), Path(name, "config.toml")
+        config.write_text(CONFIG.format(folder=folder, cell=given.cell, units=given.units))
+        commands = {
+            f"{given.cell} of {given.units} units": ["-m", "stream_rnn", "run", str(config)],
+            "passed on": ["-c", PASS_ON, f"ipc://{folder}/in", f"ipc://{folder}/out"],
+        }
+        for what, command in commands.items():
+            print(f"{what}: {quantiles(measure(folder, command, given.rate, given.events))}")
 
 
 if __name__ == "__main__":

@@ -114,8 +114,7 @@ def check(path: Path) -> None:
             else:
                 job.source.open(positions)
             findings.append(Finding(True, "the source opens"))
-            if not isinstance(job.source, JournaledSource):
-                findings += preview(job.source, job.engine, _targets(tables["task"]))
+            findings += preview(job.source, job.engine, _targets(tables["task"]))
         except SettingError as error:
             if not _is_its_daemons(job, error):
                 raise ConfigError(f"{place_of(job, error)} {error}") from error

@@ -57,5 +57,6 @@ def preview(source: Source, engine: Engine, targets: Sequence[str]) -> list[Find
 def _usable(engine: Engine, event: Event) -> Record:
     record = engine.codec.decode(event.data)
     engine.lanes.key_of(event, record)
+    engine.lanes.ends(record)
     engine.task.check(record)
     return record

@@ -225,6 +225,12 @@ def test_check_tells_of_events_that_would_be_refused(capfd: pytest.CaptureFixtur
     assert "of the next 42 events 2 would be refused; field 'y' is missing: it is null" in out
 
 
+def test_check_reads_events_as_a_run_does(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("config.toml").write_text(QUICK + '[lanes]\nend = "x"\n')
+    out, _ = run(capfd, "check", "config.toml", code=78)
+    assert "none can be used; field 'x': expected true or false ([lanes] end)" in out
+
+
 def test_check_says_when_there_is_nothing_to_learn_from(capfd: pytest.CaptureFixture[str]) -> None:
     Path("events.jsonl").write_text("")
     Path("config.toml").write_text(QUICK + '[features]\nnumeric = ["x"]\n')

@@ -67,6 +67,7 @@ class JournaledSource(Source):
     """
 
     guarantee = Guarantee.REPLAYABLE
+    can_preview = False  # what is polled is written
 
     def __init__(
         self,

@@ -70,7 +70,8 @@ class Breaker:
         by_stage = Counter(stage for stage in self._window if stage)
         stage, n = by_stage.most_common(1)[0]
         most = "all" if n == self._n_refused else f"{n}"
-        why = self._newest() and f", the newest: {printable(self._newest())}"
+        newest = printable(self._newest())
+        why = newest and f", the newest: {newest}"
         reason = (
             f"the breaker is open: {self._n_refused} of the last "
             f"{min(self._n_seen, self._events)} events were refused, {most} of them at stage "
