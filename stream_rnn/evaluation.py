@@ -22,10 +22,10 @@ def evaluate(
     quiet = {k: v for k, v in tables.items() if k not in ("sink", "state", "metrics", "journal")}
 
     def on_score(*score: Any) -> None:
-        if recorder is not None:
-            results.record(recorder, job.engine.task, *score)
+        assert recorder is not None
+        results.record(recorder, job.engine.task, *score)
 
-    job = app.build(quiet, seed=seed, on_score=on_score)
+    job = app.build(quiet, seed=seed, on_score=None if recorder is None else on_score)
     job.sinks, job.dead_letters = [], _Nowhere()
     console = Console()
     runtime = make_runtime(job, None, CollectorRegistry(), console)

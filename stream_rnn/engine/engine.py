@@ -76,7 +76,8 @@ class Engine:
         on_event: told of each event, in order: the stage that refused it, or None.
         on_tick: told of each tick, between two of them; may move the fallback ladder. Of several
             at once, all but the last of a piece of a run, if nothing happened in them.
-        on_score: told of each scored prediction: the prediction, its target and its loss.
+        on_score: told of each scored prediction: the prediction, its target and its loss. The
+            task's scores are by then those of the end of the run.
         drift: watches the losses, or None.
     """
 

@@ -147,7 +147,8 @@ class Runtime:
             snapshot=self._snapshot,
         )
         engine.on_tick, engine.on_event = self._on_tick, self.breaker.count
-        engine.learn_in_runs(RUN)
+        # who listens from the start looks at the scores as of each event
+        engine.learn_in_runs(RUN if engine.on_score is None else 1)
         engine.most_ticks = governor.calm_ticks
         engine.stops_every = None if store is None else schedule.every_events
 

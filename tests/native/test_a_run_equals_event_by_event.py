@@ -11,7 +11,9 @@ from stream_rnn import app
 from stream_rnn.engine.attempts import Unwatched
 from stream_rnn.engine.engine import Engine
 from stream_rnn.engine.frames import Tick
+from stream_rnn.evaluation import evaluate
 from stream_rnn.native import loading
+from stream_rnn.report import Recorder
 from stream_rnn.spi import Event
 
 ELEMENTWISE = {"cell": {"kind": "lru", "units": 4}}
@@ -153,6 +155,20 @@ def test_what_waits_for_its_run_can_be_dropped_without_a_trace(
     one.drop_open_block()
     assert (one.fed, one.last_fed("p")) == (30, 29)
     assert learned(one, stream[30:]) == expected
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_picture_has_each_event_at_its_place() -> None:
+    tables = {
+        "source": {"kind": "synthetic", "n": 300},
+        "task": FORECAST | {"target": "value"},
+        "learner": ELEMENTWISE,
+    }
+    recorder = Recorder()
+    evaluate(tables, None, None, recorder)
+    points = recorder.recent()
+    assert [point.event for point in points] == list(range(3, 301))
+    assert len({point.loss for point in points}) == len(points)
 
 
 class Suspicious(Unwatched):
