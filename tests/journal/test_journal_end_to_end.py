@@ -56,7 +56,9 @@ class Place:
     def start(self, fault: str = "") -> subprocess.Popen[bytes]:
         upstream = str(Path(__file__).parent)
         path = os.pathsep.join([upstream, os.environ.get("PYTHONPATH", str(Path.cwd()))])
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        # in torch: the native step would be through with the stream before anything is killed
+        own = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "STREAM_RNN_NATIVE": "off"}
+        environment = os.environ | own
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "stream_rnn", "run", "config.toml"],
