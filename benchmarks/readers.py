@@ -211,7 +211,11 @@ class _Asking:
             return None
         length = re.search(rb"(?i)content-length: (\d+)", head)
         assert length is not None
-        return head[9:12].decode() if len(body) >= int(length[1]) else None
+        if len(body) < int(length[1]):
+            return None
+        if b"\r\nConnection: close" in head:
+            self.close()
+        return head[9:12].decode()
 
     def close(self) -> None:
         if self._socket is not None:
@@ -238,7 +242,7 @@ def _ask_http(
     with selectors.SelectSelector() as selector:  # of all, it alone waits for microseconds
         while daemon.poll() is None:
             while time.perf_counter() >= due and free:
-                asking = free.pop()
+                asking = free.pop(0)  # in turn: one that nobody uses for long is closed
                 record = {"y": math.sin(n / 9), "x": n % 7, "id": "abcdefgh"[n % 8]}
                 try:
                     way = asking.send(json.dumps({"record": record}).encode(), due)

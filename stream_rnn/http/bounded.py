@@ -38,10 +38,16 @@ class Bounds:
 
 
 class Limited(io.RawIOBase):
-    """A socket's bytes, up to a number of them and a moment, whatever the pace they come in."""
+    """A socket's bytes, up to a number of them and a moment, whatever the pace they come in.
 
-    def __init__(self, connection: socket.socket) -> None:
+    Args:
+        before: bytes that were read of it already, and come first.
+    """
+
+    def __init__(self, connection: socket.socket, before: bytes = b"") -> None:
         self._connection = connection
+        self._before = before
+        self._is_over = False
         self.allow(0, 0.0)
 
     def allow(self, n_bytes: int, patience_s: float) -> None:
@@ -49,19 +55,30 @@ class Limited(io.RawIOBase):
         self._left = n_bytes
         self._until = time.monotonic() + patience_s
 
+    def stop(self) -> None:
+        """Nothing more is read; who reads comes to an end."""
+        self._is_over = True
+
     @override
     def readable(self) -> bool:
         return True
 
     @override
     def readinto(self, buffer: Any) -> int:
+        if self._is_over:
+            return 0
         patience_s = self._until - time.monotonic()
         if patience_s <= 0.0:
             raise TimeoutError("the request took too long to arrive")
         if self._left <= 0:
             raise http.client.LineTooLong("request")
-        self._connection.settimeout(patience_s)
-        n = self._connection.recv_into(memoryview(buffer)[: self._left])
+        room = memoryview(buffer)[: self._left]
+        if self._before:
+            n = min(len(room), len(self._before))
+            room[:n], self._before = self._before[:n], self._before[n:]
+        else:
+            self._connection.settimeout(patience_s)
+            n = self._connection.recv_into(room)
         self._left -= n
         return n
 

@@ -19,56 +19,77 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import override
 
 from stream_rnn.http.bounded import Limited, Timed
-from stream_rnn.http.routes import JSON, TEXT, Answer, Request, Route, Stream, text
+from stream_rnn.http.judging import wants_to_stay
+from stream_rnn.http.rendering import SERVER, head, headers_of
+from stream_rnn.http.routes import TEXT, Answer, Request, Stream, text
 
 if TYPE_CHECKING:
     from stream_rnn.http.listener import Listener
 
 _log = logging.getLogger(__name__)
 
-HEADERS = (
-    ("Cache-Control", "no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    (
-        "Content-Security-Policy",
-        "default-src 'self'; base-uri 'none'; object-src 'none'; form-action 'none'; "
-        "frame-ancestors 'none'",
-    ),
-)
-
-
-ALWAYS = "\r\n".join(f"{name}: {value}" for name, value in HEADERS)
 LINGER_S = 1.0  # for a refused body to arrive, so that closing does not destroy the answer
 LINGER_BYTES = 1 << 20
 STREAM_BUFFER_BYTES = 64 * 1024  # what the system holds for a slow reader of a stream
 
 
 class Connection(BaseHTTPRequestHandler):
-    """Answers one request, or several where the route keeps the connection."""
+    """Answers one request, or several where the route keeps the connection.
+
+    One that is kept may go on elsewhere, see `stays`.
+
+    Args:
+        before: bytes that were read of it already.
+        is_kept: it has one of the server's places for connections that are kept.
+
+    Attributes:
+        stays: it was answered and waits for another request, for which this thread is not needed.
+        behind: bytes of that request that have arrived already.
+    """
 
     server: Listener
-    server_version = "stream-rnn"
+    server_version = SERVER
     default_request_version = "HTTP/1.0"  # 0.9 would get errors without a head
     sys_version = ""  # which Python runs here is nobody's business
     error_content_type = TEXT
     error_message_format = "%(code)d %(message)s\n"
     disable_nagle_algorithm = True  # the pieces of a stream
 
+    def __init__(
+        self,
+        request: socket.socket,
+        client_address: Any,
+        server: Listener,
+        before: bytes = b"",
+        *,
+        is_kept: bool = False,
+    ) -> None:
+        self._before, self._is_kept = before, is_kept
+        self.stays, self.behind = False, b""
+        super().__init__(request, client_address, server)
+
     @override
     def setup(self) -> None:
         super().setup()
         self.rfile.close()
-        self._limited = Limited(self.connection)
+        self._limited = Limited(self.connection, self._before)
         self.rfile = io.BufferedReader(self._limited)
         self.wfile = Timed(self.connection, self.server.bounds.patience_s)
-        self._is_kept = False
+
+    @override
+    def handle(self) -> None:
+        self.close_connection = False
+        while not self.close_connection and not self.stays:
+            self.handle_one_request()
+            self.stays = not self.close_connection and self.server.can_keep(self.connection)
+        if self.stays:
+            self._limited.stop()
+            self.behind = self.rfile.read()
 
     @override
     def finish(self) -> None:
-        if self._is_kept:
-            self.server.kept.release()
+        if self._is_kept and not self.stays:
+            self.server.places.release()
         super().finish()
 
     @override
@@ -89,10 +110,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         path = self.path.partition("?")[0]
-        route = self.server.routes.get(path)
-        refusal = self.server.guard.refuses(self.headers, route) or self._misuse(route)
-        if refusal is None and route is not None and route.method == "POST":
-            refusal = self._unfit(route)
+        route, refusal = self.server.judge.judge(self.command, path, self.headers)
         if refusal is not None or route is None:
             self._send(refusal or text(HTTPStatus.NOT_FOUND, "no such page; / lists them\n"))
             self._linger()
@@ -108,31 +126,6 @@ class Connection(BaseHTTPRequestHandler):
             self._keep()
         self._send(answer)
 
-    def _misuse(self, route: Route | None) -> Answer | None:
-        if route is None:
-            return text(HTTPStatus.NOT_FOUND, "no such page; / lists them\n")
-        if self.command == route.method or (self.command == "HEAD" and route.method == "GET"):
-            return None
-        words = f"only {route.allowed.replace(', ', ' and ')}\n"
-        return text(HTTPStatus.METHOD_NOT_ALLOWED, words, ("Allow", route.allowed))
-
-    def _unfit(self, route: Route) -> Answer | None:
-        """Why the body of a POST is not read."""
-        kind = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if kind != JSON:  # which no HTML form can send
-            return text(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON}\n")
-        lengths = self.headers.get_all("Content-Length", [])
-        if "Transfer-Encoding" in self.headers or len(lengths) != 1:
-            return text(HTTPStatus.LENGTH_REQUIRED, "one Content-Length is needed\n")
-        length = lengths[0].strip()
-        if not (length.isascii() and length.isdigit()):
-            return text(HTTPStatus.BAD_REQUEST, "Content-Length: expected a number\n")
-        # digits beyond reason are not converted
-        if len(length) > 18 or int(length) > route.max_body_bytes:
-            words = f"at most {route.max_body_bytes} bytes\n"
-            return text(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, words)
-        return None
-
     def _body(self) -> bytes:
         length = int(self.headers["Content-Length"])
         if self.headers.get("Expect", "").lower() == "100-continue":
@@ -145,11 +138,10 @@ class Connection(BaseHTTPRequestHandler):
 
     def _keep(self) -> None:
         """Stay for another request, if the client may and wants to."""
-        wants = self.headers.get("Connection", "").lower()
-        if self.request_version != "HTTP/1.1" or "close" in wants:
+        if not wants_to_stay(self.request_version, self.headers):
             return
         if not self._is_kept:
-            self._is_kept = self.server.kept.acquire(blocking=False)
+            self._is_kept = self.server.places.acquire(blocking=False)
         if self._is_kept:
             self.protocol_version = "HTTP/1.1"
             self.close_connection = False
@@ -174,22 +166,12 @@ class Connection(BaseHTTPRequestHandler):
     def _head(self, code: int, *headers: tuple[str, str], body: bytes = b"") -> None:
         """Head and body in one write: a reader would be woken for each."""
         self.log_request(code)
-        lines = [
-            f"{self.protocol_version} {code} {self.responses[HTTPStatus(code)][0]}",
-            f"Server: {self.version_string()}",
-            f"Date: {self.date_time_string()}",
-            *(f"{name}: {value}" for name, value in headers),
-            ALWAYS,
-        ]
-        if self.close_connection:
-            lines.append("Connection: close")
-        head = "\r\n".join(lines).encode("latin-1", "strict")
-        self.wfile.write(b"%s\r\n\r\n%s" % (head, body))
+        version, ends = self.protocol_version, self.close_connection
+        self.wfile.write(head(version, code, *headers, now=time.time(), ends=ends) + body)
 
     def _send(self, answer: Answer) -> None:
-        length = ("Content-Length", str(len(answer.body)))
         body = b"" if self.command == "HEAD" else answer.body
-        self._head(answer.code, ("Content-Type", answer.kind), length, *answer.headers, body=body)
+        self._head(answer.code, *headers_of(answer), body=body)
 
     def _stream(self, stream: Stream) -> None:
         if self.command == "HEAD":

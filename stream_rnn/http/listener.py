@@ -9,6 +9,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,8 @@ from typing_extensions import override
 from stream_rnn.http.bounded import Bounds
 from stream_rnn.http.connection import Connection
 from stream_rnn.http.guard import Guard
+from stream_rnn.http.judging import Judge
+from stream_rnn.http.kept import Kept
 from stream_rnn.http.routes import Answer, Request, Route, Routes, Stream, text
 from stream_rnn.http.tls import Certificate
 
@@ -40,9 +43,10 @@ class Listener(socketserver.TCPServer):
         bounds: Bounds,
         listening: socket.socket,
     ) -> None:
-        self.routes, self.guard, self.bounds = routes, guard, bounds
+        self.judge, self.bounds = Judge(routes, guard), bounds
         self.closing = threading.Event()
-        self.kept = threading.BoundedSemaphore(bounds.kept)
+        self.places = threading.BoundedSemaphore(bounds.kept)  # of connections that are kept
+        self._kept = Kept(self)
         self._certificate = certificate
         self._slots = threading.BoundedSemaphore(bounds.connections)
         self._lock = threading.Lock()
@@ -82,28 +86,72 @@ class Listener(socketserver.TCPServer):
         if not self._slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
+        try:
+            self._start(self._accepted, request, client_address)
+        except BaseException:  # no thread was started that would give the slot back
+            self._slots.release()
+            raise
+
+    def can_keep(self, connection: socket.socket) -> bool:
+        """Whether it can be served without a thread of its own; one that speaks TLS cannot."""
+        return not isinstance(connection, ssl.SSLSocket)
+
+    def resume(self, connection: socket.socket, client_address: Any, before: bytes) -> None:
+        """A connection that was kept gets a thread again, and what was read of its request."""
+        try:
+            self._start(self._work, connection, client_address, before, True)
+        except RuntimeError:  # no thread can be started; the others are still served
+            _log.warning("no thread for a connection; it is closed")
+            self.let_go(connection)
+
+    def let_go(self, connection: socket.socket) -> None:
+        """A connection that was kept has ended."""
+        self.places.release()  # first: whoever sees it closed may come again at once
+        self.shutdown_request(connection)
+        self._slots.release()
+
+    def _start(self, work: Callable[..., None], request: socket.socket, *args: Any) -> None:
         worker = threading.Thread(
-            target=self._work, args=(request, client_address), name="http connection", daemon=True
+            target=work, args=(request, *args), name="http connection", daemon=True
         )
         with self._lock:
             self._at_work[worker] = request
         try:
             worker.start()
-        except BaseException:  # no thread was started that would give the slot back
-            self._leave(worker)
+        except BaseException:
+            with self._lock:
+                self._at_work.pop(worker)
             raise
 
-    def _work(self, request: socket.socket, client_address: Any) -> None:
-        connection = request
+    def _accepted(self, request: socket.socket, client_address: Any) -> None:
+        if self._certificate is None:
+            self._work(request, client_address)
+            return
         try:
-            if self._certificate is not None:
-                connection = self._secured(request, self._certificate)
-            self.finish_request(connection, client_address)
+            secured = self._secured(request, self._certificate)
         except Exception:
-            self.handle_error(connection, client_address)
-        finally:
-            self.shutdown_request(connection)
-            self._leave(threading.current_thread())
+            self.handle_error(request, client_address)
+            self._leave(request)
+        else:
+            self._work(secured, client_address)
+
+    def _work(
+        self, request: socket.socket, client_address: Any, before: bytes = b"", kept: bool = False
+    ) -> None:
+        stays = False
+        try:
+            served = Connection(request, client_address, self, before, is_kept=kept)
+            if served.stays:
+                stays = self._kept.take(request, client_address, served.behind)
+                if not stays:
+                    self.places.release()
+        except Exception:
+            self.handle_error(request, client_address)
+        if stays:
+            with self._lock:
+                self._at_work.pop(threading.current_thread(), None)
+        else:
+            self._leave(request)
 
     def _secured(self, request: socket.socket, certificate: Certificate) -> ssl.SSLSocket:
         """Shake hands here, on the connection's own thread, within the patience for a request."""
@@ -120,9 +168,10 @@ class Listener(socketserver.TCPServer):
             raise
         return secured
 
-    def _leave(self, worker: threading.Thread) -> None:
+    def _leave(self, request: socket.socket) -> None:
+        self.shutdown_request(request)
         with self._lock:
-            self._at_work.pop(worker, None)
+            self._at_work.pop(threading.current_thread(), None)
         self._slots.release()
 
     @override
@@ -135,6 +184,7 @@ class Listener(socketserver.TCPServer):
 
     def end(self) -> None:
         """Wait for the connections to end, and end those that do not."""
+        self._kept.close()
         with self._lock:
             at_work = dict(self._at_work)
         for connection in at_work.values():

@@ -49,6 +49,7 @@ class Readers(Answers):
         self._asked = False  # since the newest copy was begun
         self._next_at = 0.0
         self._newest: Publication | None = None
+        self._awaited: tuple[object, float] = (), 0.0  # which copy's successor, and how long
         self.publications = 0
         self._copy_s: float | None = None
 
@@ -94,8 +95,12 @@ class Readers(Answers):
             if self._clock() - newest.at < 2 * pause_s(self._publish_s, self._copy_s or 0):
                 return newest
         with self._is_new:
-            patience_s = answers.FIRST_S if newest is None else answers.PATIENCE_S
-            self._is_new.wait_for(lambda: self._newest is not newest, patience_s)
+            # one wait for each copy that is outdated: who comes later may stand behind it
+            if self._awaited[0] is not newest:
+                patience_s = answers.FIRST_S if newest is None else answers.PATIENCE_S
+                self._awaited = newest, time.monotonic() + patience_s
+            left_s = max(0.0, self._awaited[1] - time.monotonic())
+            self._is_new.wait_for(lambda: self._newest is not newest, left_s)
         newest = self._newest
         if newest is None:
             raise answers.unpublished()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stream_rnn.http.connection import HEADERS
 from stream_rnn.http.live import page
+from stream_rnn.http.rendering import HEADERS
 from stream_rnn.http.routes import Answer, Request
 
 STATIC = Path(__file__).parents[2] / "stream_rnn" / "http" / "static"

@@ -11,9 +11,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream_rnn.http.bounded import Bounds
-from stream_rnn.http.connection import HEADERS
 from stream_rnn.http.live import page
 from stream_rnn.http.pages import pages
+from stream_rnn.http.rendering import HEADERS
 from stream_rnn.http.server import HttpServer
 from stream_rnn.metrics import Metrics
 from stream_rnn.spi import SettingError
