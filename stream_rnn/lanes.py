@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from stream_rnn.features.saved import count
@@ -75,6 +75,19 @@ class Lanes:
     def find(self, key: str | None) -> int | None:
         """The lane of `key`, if it has one; it counts as unseen."""
         return self._lane_of.get(self._name(key))
+
+    def assign_known(self, keys: Sequence[str | None]) -> list[int]:
+        """The lanes of the first keys, up to one that has none; they count as seen."""
+        if self.capacity == 1 and self.key is None:
+            return list(self._lane_of.values()) * len(keys)
+        lanes: list[int] = []
+        for key in keys:
+            lane = self._lane_of.get(key or "")
+            if lane is None:
+                break
+            self._lane_of.move_to_end(key or "")
+            lanes.append(lane)
+        return lanes
 
     def _name(self, key: str | None) -> str:
         return "" if self.capacity == 1 and self.key is None else key or ""

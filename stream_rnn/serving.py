@@ -6,6 +6,7 @@ learning, and what a client makes of it cannot touch the learner's state.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -64,6 +65,7 @@ def main() -> int:
         except (ConfigError, SettingError) as error:
             _log.error("%s", error)
             return 78
+        gc.freeze()  # it need not look through torch again and again
         words.words[BEAT_S] = int(time.monotonic())
         words.words[STATE] = SERVING
         for line in lines:

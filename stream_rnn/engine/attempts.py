@@ -10,7 +10,7 @@ from stream_rnn.spi import Event
 class Attempts(Protocol):
     """Told by the engine, on its thread; see `runtime.attempts`.
 
-    `decoding` comes first, for the event alone; `decoded` if it may then wait for others;
+    `decoding` comes first, for one event or several; `decoded` if they may then wait for others;
     `learning` when its run is complete; `done` after that. What happens outside of these is not the
     event's fault.
     """
@@ -24,11 +24,14 @@ class Attempts(Protocol):
     def is_suspect(self, ordinal: int) -> bool:
         """Whether the event's block must be learned in a run of its own."""
 
-    def decoding(self, ordinal: int, event: Event) -> None:
-        """The event is looked at from now on."""
+    def together(self, first: int, n: int) -> int:
+        """How many of `n` events, from ordinal `first` on, need no look of their own."""
+
+    def decoding(self, ordinal: int, event: Event, n: int = 1) -> None:
+        """`n` events from `ordinal` on are looked at from now on; `event` is the first."""
 
     def decoded(self) -> None:
-        """The event waits: nothing is attempted for now."""
+        """They wait: nothing is attempted for now."""
 
     def learning(self, first: int, n: int, event: Event) -> None:
         """`n` events from ordinal `first` on are learned from now on; `event` is the first."""
@@ -52,7 +55,11 @@ class Unwatched:
         """No event is."""
         return False
 
-    def decoding(self, ordinal: int, event: Event) -> None:
+    def together(self, first: int, n: int) -> int:
+        """All of them."""
+        return n
+
+    def decoding(self, ordinal: int, event: Event, n: int = 1) -> None:
         """Nothing to note."""
 
     def decoded(self) -> None:

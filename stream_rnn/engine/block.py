@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
+import msgspec
+
+from stream_rnn.engine.pending import Scored
 from stream_rnn.spi import Event, Record
+from stream_rnn.tasks import Step
 
-if TYPE_CHECKING:
-    from stream_rnn.engine.laid import Work
+NOWHERE = -1
 
 
-@dataclass(slots=True)
-class Item:
-    """One event; a dead letter if it cannot be used.
+class Item(msgspec.Struct, eq=False):
+    """One event on its way; made by the million, so not a dataclass.
 
     Attributes:
+        letter: it cannot be used, and this is its dead letter.
         ends: it is the last of its episode.
-        work: its steps; None before they are laid out, and where it cannot be used.
+        lane: where it is laid out; NOWHERE: it is not, or not yet.
+        steps: of a turn's; the only one of a stretch's is among the columns.
+        id: names the event, and what was predicted at it.
+        prediction: as it is published.
+        scored: what fell due.
+        rejected: the learner took its step back.
+        step: ticks learned when its last one was.
     """
 
     event: Event
@@ -25,7 +34,13 @@ class Item:
     key: str | None = None
     letter: Record | None = None
     ends: bool = False
-    work: Work | None = None
+    lane: int = NOWHERE
+    steps: Sequence[Step] = ()
+    id: str = ""
+    prediction: Any = None
+    scored: tuple[Scored, ...] = ()
+    rejected: bool = False
+    step: int = 0
 
 
 class OpenBlock:

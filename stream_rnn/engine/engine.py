@@ -19,9 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from stream_rnn.engine.attempts import Attempts, Unwatched
-from stream_rnn.engine.block import Item, OpenBlock
+from stream_rnn.engine.block import NOWHERE, Item, OpenBlock
 from stream_rnn.engine.frames import Frames, Tick, moved, tick_of, ticks_of
-from stream_rnn.engine.laid import Laid, Stretch, Turn, Work
+from stream_rnn.engine.laid import Laid, Stretch, Turn
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Scored
 from stream_rnn.engine.run import MOST_NUMBERS, Waiting
@@ -73,7 +73,7 @@ class Engine:
         keep_bytes: of the original payload in a dead letter.
         replayed_until: ordinal up to which events were possibly emitted before.
         attempts: told of each event before and after it is attempted; knows which ones not to.
-        on_event: told of each event, in order: the stage that refused it, or None.
+        on_events: told of events, in order: of each the stage that refused it, or None.
         on_tick: told of each tick, between two of them; may move the fallback ladder. Of several
             at once, all but the last of a piece of a run, if nothing happened in them.
         on_score: told of each scored prediction: the prediction, its target and its loss. The
@@ -94,7 +94,7 @@ class Engine:
         keep_bytes: int = 4096,
         replayed_until: int = 0,
         attempts: Attempts | None = None,
-        on_event: Callable[[str | None], None] = lambda refused: None,
+        on_events: Callable[[Sequence[str | None]], None] = lambda refused: None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
         on_score: Callable[[list[float], list[float] | int, float], None] | None = None,
         drift: Drift | None = None,
@@ -106,7 +106,7 @@ class Engine:
         self.batching = batching
         self.replayed_until = replayed_until
         self.attempts: Attempts = Unwatched() if attempts is None else attempts
-        self.on_event = on_event
+        self.on_events = on_events
         self.on_tick = on_tick
         self.on_score = on_score
         self.drift = drift
@@ -163,6 +163,45 @@ class Engine:
         """Events in a block, at most."""
         return self._open.size
 
+    def feed_many(self, events: Sequence[Event], at: int = 0) -> int:
+        """Take events from place `at` on, as many as come to a boundary together, at least one.
+
+        Returns:
+            The place behind them.
+        """
+        n = self._together(len(events) - at)
+        if n < MANY:
+            self.feed(events[at])
+            return at + 1
+        start = perf_counter()
+        items = self._decoded_together(events[at : at + n])
+        self.counts.seconds["decode"] += perf_counter() - start
+        positions = {item.event.partition: item.event.position for item in items}
+        self._wait(self._waiting.add([[item] for item in items], positions) or items[-1].ends)
+        return at + len(items)
+
+    def _together(self, n: int) -> int:
+        """How many of the next n events may be decoded at once and wait for one run."""
+        if self._open.size > 1 or not self._waiting.begins():
+            return 1
+        n = min(n, self._waiting.room)
+        if self.stops_every is not None:
+            n = min(n, self.stops_every - self.fed % self.stops_every)
+        return self.attempts.together(self.fed + 1, n)
+
+    def _decoded_together(self, events: Sequence[Event]) -> list[Item]:
+        """Up to the last of an episode, whose lane starts anew behind it."""
+        self.attempts.decoding(self.fed + 1, events[0], len(events))
+        items: list[Item] = []
+        for event in events:
+            item = Item(event)
+            items.append(item)
+            self._read(item)
+            if item.ends:
+                break
+        self.attempts.decoded()
+        return items
+
     def feed(self, event: Event) -> None:
         """Take one event; may close a block, and learn what waits."""
         start = perf_counter()
@@ -189,6 +228,13 @@ class Engine:
             item.letter = self._lines.letter(event, "poison", "killed", reason)
             return item
         self.attempts.decoding(ordinal, event)
+        self._read(item)
+        if may_wait:
+            self.attempts.decoded()
+        return item
+
+    def _read(self, item: Item) -> None:
+        event = item.event
         try:
             item.record = self.codec.decode(event.data)
             item.key = self.lanes.key_of(event, item.record)
@@ -197,9 +243,6 @@ class Engine:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
             item.letter = self._refused(event, error)
-        if may_wait:
-            self.attempts.decoded()
-        return item
 
     def pass_over(self, n: int, positions: Position) -> None:
         """Take `n` events as applied that were shed before they got here.
@@ -253,10 +296,14 @@ class Engine:
             self._waiting.begins()
             positions = dict(self._open.positions)
             block = self._open.take()
-            at_once |= self._waiting.add(block, positions) or any(item.ends for item in block)
-            every = self.stops_every
-            at_once |= every is not None and self.fed // every > self.ordinal // every
-        if at_once:
+            is_over = any(item.ends for item in block)
+            at_once |= self._waiting.add([block], positions) or is_over
+        self._wait(at_once)
+
+    def _wait(self, at_once: bool) -> None:
+        """For the rest of the run, unless a snapshot is due before, which looks at no clock."""
+        every = self.stops_every
+        if at_once or (every is not None and self.fed // every > self.ordinal // every):
             self.learn_waiting()
 
     def learn_waiting(self) -> None:
@@ -272,9 +319,10 @@ class Engine:
         self._learn_laid()
         self._end_episodes(blocks[-1])  # an earlier one would have ended the run
         start = perf_counter()
+        refused: list[str | None] = []
         for block in blocks:
-            self._finish(first, block)
-            first += len(block)
+            self._finish(first + len(refused), block, refused)
+        self.on_events(refused)
         self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
 
@@ -295,39 +343,34 @@ class Engine:
         """Events with a tick each: as many at once as are of known keys and nothing special."""
         at, n = 0, len(items)
         while at < n:
-            places, works, records = [], [], []
-            end = at
-            while end < n:
-                item = items[end]
-                record = item.record
-                if record is not None and item.letter is None:
-                    if self.lanes.find(item.key) is None:
-                        break
-                    places.append(end)
-                    records.append(record)
-                    works.append(Work(item, self.lanes.assign(item.key)[0]))
-                end += 1
-            steps = self.task.steps_many(records, [work.lane for work in works])
-            done = len(steps)
+            usable = [item for item in items[at:] if item.letter is None]
+            lanes = self.lanes.assign_known([item.key for item in usable])
+            records = [item.record for item in usable if item.record is not None]
+            steps = self.task.steps_many(records[: len(lanes)], lanes)
+            done = usable[: len(steps)]
             if done:
-                del works[done:]
-                self._put(Stretch(works, steps))
-            at = places[done] if done < len(places) else end
-            if at < n:  # refused, of several steps, or of a new key
-                self._lay_out_block([items[at]])
-                at += 1
+                for item, lane in zip(done, lanes, strict=False):
+                    item.lane = lane
+                self._put(Stretch(done, steps))
+            if len(done) == len(usable):
+                return
+            at = items.index(usable[len(done)], at)
+            self._lay_out_block([items[at]])  # refused, of several steps, or of a new key
+            at += 1
 
     def _lay_out_block(self, block: Sequence[Item]) -> None:
         """Step i of each of its events in the i-th of its ticks."""
-        works: list[Work] = []
+        laid: list[Item] = []
         for item in block:
             if item.record is not None and item.letter is None:
                 try:
-                    works.append(self._prepare(item, item.record))
+                    self._prepare(item, item.record)
                 except BadEvent as error:
                     item.letter = self._refused(item.event, error)
-        for i in range(max([len(work.steps) for work in works], default=0)):
-            self._put(Turn(i, [work for work in works if len(work.steps) > i]))
+                else:
+                    laid.append(item)
+        for i in range(max([len(item.steps) for item in laid], default=0)):
+            self._put(Turn(i, [item for item in laid if len(item.steps) > i]))
 
     def _put(self, laid: Laid) -> None:
         """Its rows come next."""
@@ -337,13 +380,14 @@ class Engine:
         self._laid.append(laid)
         self._n_laid += laid.ticks
 
-    def _prepare(self, item: Item, record: Record) -> Work:
+    def _prepare(self, item: Item, record: Record) -> None:
         if self.lanes.find(item.key) is None:
             self.task.check(record)  # what cannot be used takes no lane from another key
         lane, anew = self.lanes.assign(item.key)
         if anew:
             self._reset_lane(lane)
-        return Work(item, lane, self.task.steps(record, lane))
+        item.steps = self.task.steps(record, lane)
+        item.lane = lane
 
     def _refused(self, event: Event, error: BadEvent) -> Record:
         self.task.features.count(error.issue)
@@ -413,31 +457,43 @@ class Engine:
         if self.on_score is not None:
             self.on_score(scored.prediction, scored.target, scored.loss)
 
-    def _finish(self, first: int, block: Sequence[Item]) -> None:
-        """Predictions, dead letters and positions, in the order of the events."""
-        step = max([item.work.step for item in block if item.work is not None], default=self.step)
-        counts = self.counts
+    def _finish(self, first: int, block: Sequence[Item], refused: list[str | None]) -> None:
+        """Predictions, dead letters and positions, in the order of the events.
+
+        Args:
+            first: ordinal.
+            block: learned.
+            refused: is told of each event the stage that refused it, or None.
+        """
+        step = block[0].step
+        if len(block) > 1:
+            step = max(item.step if item.lane != NOWHERE else 0 for item in block)
+        counts, line_of = self.counts, self._lines.prediction
         for ordinal, item in enumerate(block, first):
-            event, work = item.event, item.work
-            if work is not None and work.rejected:
-                reason = "the step came out non-finite or absurd; nothing was learned from it"
-                item.letter = self._lines.letter(event, "learn", "unsound", reason)
-                counts.unsound_in_a_row += 1
-            if item.letter is not None:
-                counts.rejected[item.letter["stage"]] += 1
-                self.letters.append(item.letter)
-            elif work is not None:
-                counts.unsound_in_a_row = 0
-                replayed = ordinal <= self.replayed_until
-                line = self._lines.prediction(
-                    event, item.key, work.prediction, work.scored, step=step, replayed=replayed
-                )
-                self.outputs.append(line)
-                counts.applied += 1
-                counts.predictions += 1
-                counts.replayed += replayed
+            event = item.event
             self.positions[event.partition] = event.position
-            self.on_event(None if item.letter is None else item.letter["stage"])
+            if item.lane == NOWHERE or item.rejected:
+                refused.append(self._refuse(item))
+                continue
+            counts.unsound_in_a_row = 0
+            counts.applied += 1
+            counts.predictions += 1
+            is_replayed = ordinal <= self.replayed_until
+            counts.replayed += is_replayed
+            self.outputs.append(line_of(item, step=step, replayed=is_replayed))
+            refused.append(None)
+
+    def _refuse(self, item: Item) -> str:
+        """Let its dead letter go out; the stage that refused it."""
+        if item.rejected:
+            reason = "the step came out non-finite or absurd; nothing was learned from it"
+            item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
+            self.counts.unsound_in_a_row += 1
+        assert item.letter is not None
+        self.letters.append(item.letter)
+        stage: str = item.letter["stage"]
+        self.counts.rejected[stage] += 1
+        return stage
 
     # State ----------------------------------------------------------------------------------------
 

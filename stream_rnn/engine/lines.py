@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
-from stream_rnn.engine.pending import Scored
+from stream_rnn.engine.block import Item
 from stream_rnn.features.values import MAX_CHARS
 from stream_rnn.spi import Event, Record
 from stream_rnn.tasks import Task
@@ -32,41 +31,33 @@ class Lines:
         name = f"{event.partition}:{event.position}"
         return f"{self._source}/{name}" if self._source else name
 
-    def prediction(
-        self,
-        event: Event,
-        key: str | None,
-        prediction: Any,
-        scored: Sequence[Scored],
-        *,
-        step: int,
-        replayed: bool,
-    ) -> Record:
-        """The prediction made at `event`, and those that it settled: the last one, the mean loss.
+    def prediction(self, item: Item, *, step: int, replayed: bool) -> Record:
+        """The prediction made at an event, and those that it settled: the last one, the mean loss.
 
         Args:
-            event: the one it was made at.
-            key: of its stream.
-            prediction: as the task publishes it.
-            scored: what fell due at the event, in order.
+            item: the event, learned.
             step: ticks learned by then.
             replayed: whether it was possibly emitted before.
         """
         settled: dict[str, Any] | None = None
+        scored = item.scored
         if scored:
+            newest = scored[-1]
             settled = {
-                "id": scored[-1].id,
-                "target": self._task.publish_target(scored[-1].target),
-                "loss": sum(each.loss for each in scored) / len(scored),
+                "id": newest.id,
+                "target": self._task.publish_target(newest.target),
+                "loss": newest.loss,
             }
             if len(scored) > 1:
+                settled["loss"] = sum(each.loss for each in scored) / len(scored)
                 settled["n"] = len(scored)
+        event = item.event
         return {
-            "id": self.id_of(event),
-            "key": key,
+            "id": item.id,
+            "key": item.key,
             "partition": event.partition,
             "position": event.position,
-            "prediction": prediction,
+            "prediction": item.prediction,
             "step": step,
             "replayed": replayed,
             "scored": settled,

@@ -40,10 +40,15 @@ class Waiting:
             self._room = max(1, min(self._ticks, fits))
         return self._room > 1
 
-    def add(self, block: list[Item], positions: dict[str, int | str]) -> bool:
-        """One more block; returns whether the run is complete."""
-        self._blocks.append(block)
-        self.events += len(block)
+    @property
+    def room(self) -> int:
+        """For how many blocks, until the run is complete."""
+        return self._room - len(self._blocks)
+
+    def add(self, blocks: Sequence[list[Item]], positions: dict[str, int | str]) -> bool:
+        """More blocks, for which there is room; returns whether the run is complete."""
+        self._blocks += blocks
+        self.events += sum(map(len, blocks))
         self.positions.update(positions)
         return len(self._blocks) >= self._room
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from stream_rnn.columns import Array
-from stream_rnn.engine.laid import Laid, Stretch, Turn, Work
+from stream_rnn.engine.block import Item
+from stream_rnn.engine.laid import Laid, Stretch, Turn
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Pending, Scored
 from stream_rnn.tasks import Step, Task
@@ -70,50 +71,51 @@ class Scoring:
         self._pending.load_state_dict(state)
 
     def _turn(self, turn: Turn, step: int, outputs_BP: Array, rejected_B: Array) -> None:
-        for work in turn.works:
-            outputs, is_rejected = outputs_BP[work.lane].tolist(), rejected_B[work.lane]
-            self._one(work, turn.i, work.steps[turn.i], step + 1, outputs, is_rejected)
+        for item in turn.items:
+            outputs, is_rejected = outputs_BP[item.lane].tolist(), rejected_B[item.lane]
+            self._one(item, turn.i, item.steps[turn.i], step + 1, outputs, is_rejected)
 
     def _stretch(
         self, stretch: Stretch, part: range, step: int, predictions_TBP: Array, rejected_TB: Array
     ) -> None:
-        works, T = stretch.works[part.start : part.stop], np.arange(len(part))
-        lanes = [work.lane for work in works]
+        items, T = stretch.items[part.start : part.stop], np.arange(len(part))
+        lanes = [item.lane for item in items]
         outputs_TP = predictions_TBP[T, lanes]
         rejected_T = rejected_TB[T, lanes]
         if rejected_T.any():
-            for k, work in enumerate(works):
+            for k, item in enumerate(items):
                 its = stretch.steps.step(part[k])
-                self._one(work, 0, its, step + k + 1, outputs_TP[k].tolist(), rejected_T[k])
+                self._one(item, 0, its, step + k + 1, outputs_TP[k].tolist(), rejected_T[k])
             return
         steps = stretch.steps.part(part.start, part.stop)
         natural = self._task.natural_many(outputs_TP, steps)
-        names = [self._lines.id_of(work.item.event) for work in works]
+        names = [self._lines.id_of(item.event) for item in items]
         all_scored = self._pending.settle_many(lanes, names, natural, steps.targets)
         published = self._task.publish_many(natural, steps)
-        for number, (work, work.prediction, scored) in enumerate(
-            zip(works, published, all_scored, strict=True), step + 1
+        for item, item.id, item.prediction, scored in zip(
+            items, names, published, all_scored, strict=True
         ):
-            work.step = number
+            step += 1
+            item.step = step
             if scored is not None:
-                work.scored.append(scored)
+                item.scored = (scored,)
                 self._on_scored(scored)
 
     def _one(
-        self, work: Work, i: int, its: Step, step: int, outputs: list[float], is_rejected: bool
+        self, item: Item, i: int, its: Step, step: int, outputs: list[float], is_rejected: bool
     ) -> None:
         """Keep the prediction of an event's step i, and score the one that fell due."""
-        work.step = step
+        item.step = step
         if is_rejected:
-            work.rejected = True
+            item.rejected = True
             return
         natural = self._task.natural(outputs, its)
-        name = self._lines.id_of(work.item.event)
-        if i == work.n_steps - 1:
-            work.prediction = self._task.publish(natural, its)
+        name = item.id = self._lines.id_of(item.event)
+        if i == len(item.steps or (its,)) - 1:
+            item.prediction = self._task.publish(natural, its)
         else:
             name += f"#{i}"
-        scored = self._pending.settle(work.lane, name, natural, its.target)
+        scored = self._pending.settle(item.lane, name, natural, its.target)
         if scored is not None:
-            work.scored.append(scored)
+            item.scored += (scored,)
             self._on_scored(scored)

@@ -112,14 +112,23 @@ class Attempts:
         """Whether the event's block must be learned in a run of its own."""
         return ordinal in self._suspects
 
-    def decoding(self, ordinal: int, event: Event) -> None:
-        """The event is looked at from now on."""
+    def together(self, first: int, n: int) -> int:
+        """How many of `n` events, from ordinal `first` on, need no look of their own."""
+        if self._poison:
+            return 0  # it may be any
+        suspects = self._suspects
+        if not suspects or first > suspects[-1]:
+            return n
+        return max(0, min(n, suspects[0] - first))
+
+    def decoding(self, ordinal: int, event: Event, n: int = 1) -> None:
+        """`n` events from `ordinal` on are looked at from now on; `event` is the first."""
         if self._counts:
-            self._mark.begin(ordinal, 1, identity_of(event))
-            self._is_begun = True
+            self._mark.begin(ordinal, n, identity_of(event))
+            self._is_begun = n == 1
 
     def decoded(self) -> None:
-        """The event waits: nothing is attempted for now."""
+        """They wait: nothing is attempted for now."""
         self._is_begun = False
         self._mark.pause()
 

@@ -1,9 +1,13 @@
-"""What a poll brought: how full it is, and whether an event of it was applied before."""
+"""What a poll brought: how full it is, and which events of it were not applied before."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from operator import lt
+
 from stream_rnn.engine.engine import Engine
 from stream_rnn.runtime.intake import Shed
+from stream_rnn.spi import Event
 
 
 def fill_of(n_events: int, wanted: int) -> str:
@@ -16,6 +20,47 @@ def not_after(position: int | str, last: int | str) -> bool:
     if type(position) is not type(last):
         raise TypeError(f"position {position!r} cannot be compared with {last!r}: types differ")
     return position <= last  # type: ignore[operator]
+
+
+def stretches(items: Sequence[Event | Shed]) -> Iterator[list[Event] | Shed]:
+    """Events in a row, and what was given up between them."""
+    events: list[Event] = []
+    for item in items:
+        if isinstance(item, Shed):
+            if events:
+                yield events
+            yield item
+            events = []
+        else:
+            events.append(item)
+    if events:
+        yield events
+
+
+def newer(events: Sequence[Event], last_of: Callable[[str], int | str | None]) -> Sequence[Event]:
+    """Those behind `last_of` their partition, and behind all before them here."""
+    first = events[0]
+    last = last_of(first.partition)
+    positions = [event.position for event in events]
+    types = set(map(type, positions))
+    is_usual = (
+        len(types) == 1
+        and all(event.partition == first.partition for event in events)
+        and all(map(lt, positions, positions[1:]))
+        and (last is None or not not_after(first.position, last))
+    )
+    if is_usual:  # of one partition, none seen before
+        return events
+    newest: dict[str, int | str] = {}
+    found = []
+    for event in events:
+        last = newest.get(event.partition)
+        if last is None:
+            last = last_of(event.partition)
+        if last is None or not not_after(event.position, last):
+            newest[event.partition] = event.position
+            found.append(event)
+    return found
 
 
 def pass_over(engine: Engine, shed: Shed) -> None:

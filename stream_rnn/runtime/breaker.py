@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stream_rnn.console import printable
 from stream_rnn.metrics import Metrics
@@ -52,10 +52,18 @@ class Breaker:
         self._next = self._n_seen = self._n_refused = 0
         self._metrics.breaker_open = 0
 
-    def count(self, refused: str | None) -> None:
-        """One event was used, or `refused` at that stage. Once per event, under 1 us."""
+    def count(self, refused: Sequence[str | None]) -> None:
+        """Events, in order, were used (None), or refused at that stage."""
         if not self._events:
             return
+        if not self._n_refused and refused.count(None) == len(refused):  # as nearly always
+            self._n_seen += len(refused)
+            self._next = (self._next + len(refused)) % self._events
+            return
+        for each in refused:
+            self._count(each)
+
+    def _count(self, refused: str | None) -> None:
         window, i = self._window, self._next
         self._n_seen += 1
         self._n_refused -= window[i] != ""

@@ -20,9 +20,10 @@ from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
 from stream_rnn.notify import Notifier
 from stream_rnn.overload import Overload
-from stream_rnn.runtime.batches import fill_of, not_after, pass_over
+from stream_rnn.runtime.batches import fill_of, newer, pass_over, stretches
 from stream_rnn.runtime.breaker import Breaker
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Schedule
+from stream_rnn.runtime.collector import settled
 from stream_rnn.runtime.connection import Connection, SourceGone
 from stream_rnn.runtime.control import Control
 from stream_rnn.runtime.holds import Freeze, Pause
@@ -31,7 +32,7 @@ from stream_rnn.runtime.outputs import MAX_REASON_CHARS, Outputs
 from stream_rnn.runtime.publisher import Publisher
 from stream_rnn.runtime.rungs import Ladder, Moves
 from stream_rnn.runtime.watch import Watch
-from stream_rnn.spi import EndOfStream, Guarantee, NotConnected, Sink, Source
+from stream_rnn.spi import EndOfStream, Event, Guarantee, NotConnected, Sink, Source
 
 POLL_S = 0.2
 RUN = 256  # blocks that are learned together, at most; the clock makes it fewer where they are slow
@@ -146,7 +147,7 @@ class Runtime:
             status=self.watch.status,
             snapshot=self._snapshot,
         )
-        engine.on_tick, engine.on_event = self._on_tick, self.breaker.count
+        engine.on_tick, engine.on_events = self._on_tick, self.breaker.count
         # who listens from the start looks at the scores as of each event
         engine.learn_in_runs(RUN if engine.on_score is None else 1)
         engine.most_ticks = governor.calm_ticks
@@ -176,7 +177,8 @@ class Runtime:
                 self.connection.open()
                 if self.connection.connected:
                     self.notifier.ready()
-                self._loop(max_events)
+                with settled():
+                    self._loop(max_events)
             except SourceGone:  # not an accident: the state is sound
                 self.notifier.stopping()
                 self.checkpointing.finish()
@@ -260,30 +262,15 @@ class Runtime:
         return self.source.guarantee is not Guarantee.FIRE_AND_FORGET
 
     def _take(self, taken: Taken) -> None:
-        engine, rewinds = self.engine, self._rewinds()
+        engine = self.engine
         if self.ladder is not None and self.intake.policy == "predict_only":
             self.ladder.teaching.ask("overload", "nothing" if taken.is_over else "all")
         timestamps: list[float] = []  # of events that wait
-        for event in taken.items:
-            if self.stopping and rewinds:  # what cannot come again is learned before we leave
+        for some in stretches(taken.items):
+            if isinstance(some, Shed):
+                pass_over(engine, some)
+            elif not self._feed(some, timestamps):
                 break
-            if isinstance(event, Shed):
-                pass_over(engine, event)
-                continue
-            last = engine.last_fed(event.partition)
-            if last is not None and not_after(event.position, last):
-                self.metrics.duplicates_dropped += 1
-                continue
-            engine.feed(event)
-            if self.readers is not None:
-                self.readers.publish_if_asked()
-            if event.timestamp is not None:
-                timestamps.append(event.timestamp)
-            if self.control.waiting:  # a batch may take long
-                engine.learn_waiting()
-                self._serve()
-            if engine.at_boundary:
-                self._reached(timestamps)
         else:
             engine.end_of_poll()
             self._reached(timestamps)
@@ -292,6 +279,26 @@ class Runtime:
         self.metrics.events_in[SOURCE] += taken.received
         self.outputs.write()
         fault("after_write")
+
+    def _feed(self, events: Sequence[Event], timestamps: list[float]) -> bool:
+        """All but those that were applied before; False: told to stop, and the rest comes again."""
+        engine, rewinds = self.engine, self._rewinds()
+        fresh = newer(events, engine.last_fed)
+        self.metrics.duplicates_dropped += len(events) - len(fresh)
+        at = 0
+        while at < len(fresh):
+            if self.stopping and rewinds:  # what cannot come again is learned before we leave
+                return False
+            first, at = at, engine.feed_many(fresh, at)
+            if self.readers is not None:
+                self.readers.publish_if_asked()
+            timestamps += [e.timestamp for e in fresh[first:at] if e.timestamp is not None]
+            if self.control.waiting:  # a batch may take long
+                engine.learn_waiting()
+                self._serve()
+            if engine.at_boundary:
+                self._reached(timestamps)
+        return True
 
     def _reached(self, timestamps: list[float]) -> None:
         """Events with these timestamps were learned, or wait in an open block."""

@@ -6,7 +6,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,14 +257,14 @@ def test_nothing_frozen_leaves_no_trace_in_a_snapshot(make: Make, tmp_path: Path
 def test_a_batch_that_takes_long_is_not_waited_for(make: Make) -> None:
     runtime = make(stream(60), limits={"poll_events": 60})
     runtime.engine.learn_in_runs(1)  # event by event, as where a tick takes long
-    count = runtime.engine.on_event
+    count = runtime.engine.on_events
 
-    def ask(refused: str | None) -> None:
+    def ask(refused: Sequence[str | None]) -> None:
         count(refused)
         if runtime.engine.counts.applied == 7:
             runtime.control.ask("freeze")
 
-    runtime.engine.on_event = ask
+    runtime.engine.on_events = ask
     runtime.run()
     assert runtime.freeze.since_step == 7
 
