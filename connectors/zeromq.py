@@ -315,11 +315,12 @@ class _Connection:
 
 def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
     """The frames of one message, of which at most `_MAX_FRAMES` + 1 are kept; zmq.Again if none."""
-    frames = [socket.recv(zmq.NOBLOCK)]
-    while socket.get(zmq.RCVMORE):
-        frame = socket.recv(zmq.NOBLOCK)
+    frame = socket.recv(zmq.NOBLOCK, copy=False)  # it knows itself whether it is the last one
+    frames = [frame.bytes]
+    while frame.more:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
         if len(frames) <= _MAX_FRAMES:
-            frames.append(frame)
+            frames.append(frame.bytes)
     return frames
 
 

@@ -169,9 +169,10 @@ class Engine:
         Returns:
             The place behind them.
         """
-        n = self._together(len(events) - at)
+        begins = self._waiting.begins()
+        n = self._together(len(events) - at) if begins and self._open.size == 1 else 1
         if n < MANY:
-            self.feed(events[at])
+            self._feed(events[at], begins)
             return at + 1
         start = perf_counter()
         items = self._decoded_together(events[at : at + n])
@@ -182,8 +183,6 @@ class Engine:
 
     def _together(self, n: int) -> int:
         """How many of the next n events may be decoded at once and wait for one run."""
-        if self._open.size > 1 or not self._waiting.begins():
-            return 1
         n = min(n, self._waiting.room)
         if self.stops_every is not None:
             n = min(n, self.stops_every - self.fed % self.stops_every)
@@ -204,13 +203,18 @@ class Engine:
 
     def feed(self, event: Event) -> None:
         """Take one event; may close a block, and learn what waits."""
+        self._feed(event, self._waiting.begins())
+
+    def _feed(self, event: Event, begins: bool) -> None:
+        """`begins`: what `Waiting.begins` said just now."""
         start = perf_counter()
         ordinal = self.fed + 1
         attempts, block = self.attempts, self._open
         is_alone, by_block = attempts.is_alone(ordinal), attempts.is_suspect(ordinal)
         if by_block:
             self.learn_waiting()
-        may_wait = (self._waiting.begins() and not by_block) or block.size > 1
+            begins = self._waiting.begins()
+        may_wait = (begins and not by_block) or block.size > 1
         item = self._decoded(ordinal, event, may_wait)
         self.counts.seconds["decode"] += perf_counter() - start
         if is_alone:
@@ -293,7 +297,6 @@ class Engine:
     def _close(self, at_once: bool) -> None:
         """Let the open block wait for its run, and learn that if it is complete."""
         if self._open:
-            self._waiting.begins()
             positions = dict(self._open.positions)
             block = self._open.take()
             is_over = any(item.ends for item in block)

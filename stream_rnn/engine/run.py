@@ -62,4 +62,5 @@ class Waiting:
         blocks, self._blocks = self._blocks, []
         self.positions.clear()
         self.events = 0
+        self._room = 1  # until `begins` is asked
         return blocks

@@ -167,7 +167,7 @@ class Connection(BaseHTTPRequestHandler):
         """Head and body in one write: a reader would be woken for each."""
         self.log_request(code)
         version, ends = self.protocol_version, self.close_connection
-        self.wfile.write(head(version, code, *headers, now=time.time(), ends=ends) + body)
+        self.wfile.write(head(version, code, *headers, ends=ends) + body)
 
     def _send(self, answer: Answer) -> None:
         body = b"" if self.command == "HEAD" else answer.body

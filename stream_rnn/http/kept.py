@@ -207,7 +207,7 @@ class Kept:
         ends = self._server.closing.is_set()
         if isinstance(answer, Stream):
             raise TypeError(f"{known.path}: a route whose connections are kept cannot stream")
-        made = rendered("HTTP/1.1", answer.code, *headers_of(answer), now=time.time(), ends=ends)
+        made = rendered("HTTP/1.1", answer.code, *headers_of(answer), ends=ends)
         made += answer.body
         try:
             # short beside what the system holds: who lets that fill up does not read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -26,20 +27,19 @@ SERVER = "stream-rnn"  # its version is nobody's business
 _ALWAYS = "\r\n".join(f"{name}: {value}" for name, value in HEADERS)
 
 
-def head(version: str, code: int, *headers: tuple[str, str], now: float, ends: bool) -> bytes:
+def head(version: str, code: int, *headers: tuple[str, str], ends: bool) -> bytes:
     """What stands before a body, its empty line included.
 
     Args:
         version: "HTTP/1.0" or "HTTP/1.1".
         code: the status.
         headers: names and values, beside those that stand on every answer.
-        now: seconds since 1970.
         ends: the connection is closed afterwards.
     """
     lines = [
         f"{version} {code} {HTTPStatus(code).phrase}",
         f"Server: {SERVER}",
-        f"Date: {_date(int(now))}",
+        f"Date: {_date(int(time.time()))}",
         *(f"{name}: {value}" for name, value in headers),
         _ALWAYS,
     ]

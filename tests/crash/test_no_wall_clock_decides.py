@@ -20,6 +20,7 @@ SHOWN_ONLY = {
     "stream_rnn/checkpoint/snapshot.py": "`created`, for people",
     "stream_rnn/checkpoint/owner.py": "the name of a folder moved aside, made unique",
     "stream_rnn/checkpoint/rollback.py": "the name of a folder moved aside, made unique",
+    "stream_rnn/http/rendering.py": "the Date of an answer",
     "connectors/host.py": "a field of its records: what is measured",
 }
 
