@@ -506,7 +506,7 @@ class JsonlSink(Sink):
     def write(self, records: Sequence[Record]) -> None:
         if not records:
             return
-        data = b"".join(line + b"\n" for line in map(self._encoder.encode, records))
+        data = self._encoder.encode_lines(records)
         with self._lock:
             if self._file is None:
                 raise NotConnected(f"{self._path} is not open")

@@ -169,7 +169,7 @@ class StdoutSink(Sink):
     def write(self, records: Sequence[Record]) -> None:
         if self._is_gone or not records:
             return
-        data = b"".join(line + b"\n" for line in map(self._encoder.encode, records))
+        data = self._encoder.encode_lines(records)
         left = memoryview(data)
         try:
             while left:

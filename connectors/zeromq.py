@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _BATCH_BYTES = 64 * _MIB  # a batch ends beyond this, however many events were asked for
+_NO_HEADERS: Mapping[str, str] = {}
 _MAX_FRAMES = 16
 _JUMP = 1 << 32  # a longer jump is no gap: the producer began a new numbering
 _CLOSE_S = 2.0
@@ -122,6 +123,7 @@ class ZeromqSource(Source):
         deadline = time.monotonic() + timeout_s
         events: list[Event] = []
         n_bytes = 0
+        address, is_sub, numbering = self._address, self._is_sub, self._numbering
         try:
             while len(events) < max_events and n_bytes < _BATCH_BYTES:
                 try:
@@ -137,24 +139,24 @@ class ZeromqSource(Source):
                     if time.monotonic() >= deadline:
                         break
                     continue
-                if self._numbering is not None:
-                    self._count(self._numbering(frames))
+                if numbering is not None:
+                    self._count(numbering(frames))
                 self._position += 1
-                n_bytes += len(frames[-1])
-                topic = self._topic_of(frames)
-                headers = {} if topic is None else {"topic": topic}
-                events.append(Event(self._address, self._position, frames[-1], None, None, headers))
+                data = frames[-1]
+                n_bytes += len(data)
+                headers = self._headers_of(frames) if is_sub else _NO_HEADERS
+                events.append(Event(address, self._position, data, None, None, headers))
         except zmq.ZMQError as error:
             if not events:
                 raise NotConnected(f"{self._address}: {error}") from error
         return Batch(events, {self._address: self._position})
 
-    def _topic_of(self, frames: list[bytes]) -> str | None:
-        """The first frame of a broadcast, unless it is the payload or the number."""
+    def _headers_of(self, frames: list[bytes]) -> Mapping[str, str]:
+        """The topic of a broadcast: its first frame, unless that is the payload or the number."""
         n_others = 1 + (self._numbering is _frame_number)
-        if not self._is_sub or len(frames) <= n_others:
-            return None
-        return frames[0].decode("utf-8", "replace")
+        if len(frames) <= n_others:
+            return _NO_HEADERS
+        return {"topic": frames[0].decode("utf-8", "replace")}
 
     def _count(self, number: int | None) -> None:
         """Compare a message's number with the one expected next."""

@@ -178,7 +178,7 @@ def ticks_of(outcomes: Outcomes, seconds: float) -> tuple[Tick, ...]:
     last = tick_of(outcomes.outcome(n - 1), seconds / n)
     if n == 1:
         return (last,)
-    learned = int(outcomes.learned_TB[:-1].sum())
+    learned = int(np.count_nonzero(outcomes.learned_TB[:-1].numpy(force=True)))
     return (last._replace(learned=learned, restarted=0, refused=False, n=n - 1), last)
 
 

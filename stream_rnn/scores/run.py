@@ -133,18 +133,23 @@ class _KnownTargets:
         nothing = (0.0,) * Q
         newest = [memory.past[-lag] if memory.n else nothing for memory in memories]
         self.newest_LQ = np.array(newest, dtype=np.float64)
-        known, *season = behind(
+        backs = [back for back in (lag - 1, season_lag) if back]
+        found = behind(
             [memory.past for memory in memories],
             None if self.lane_T is None else self.lane_T.tolist(),
             list(map(tuple, target_TQ.tolist())),
-            (lag - 1, season_lag) if season_lag else (lag - 1,),
+            backs,
         )
-        self.has_known_T = _there(known)
-        self.known_TQ = _rows(_without_gaps(known, Q), Q)
-        self.has_season_T, self.season_TQ = None, None
-        if season:
-            self.has_season_T = _there(season[0])
-            self.season_TQ = _rows(_without_gaps(season[0], Q), Q)
+        self.known_TQ: Array | None = target_TQ
+        self.has_known_T = np.ones(len(lanes), dtype=np.bool_)
+        self.season_TQ: Array | None = None
+        self.has_season_T: Array | None = None
+        for back, column in zip(backs, found, strict=True):
+            rows, there = _rows(_without_gaps(column, Q), Q), _there(column)
+            if back == lag - 1:
+                self.known_TQ, self.has_known_T = rows, there
+            if back == season_lag:
+                self.season_TQ, self.has_season_T = rows, there
 
     def unpack(self) -> None:
         """The memories take the sums back."""

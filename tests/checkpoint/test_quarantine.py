@@ -140,6 +140,30 @@ def test_a_block_is_repeated_as_it_was_before_it_is_fed_one_by_one(tmp_path: Pat
     assert verdicts(tmp_path) == [12]
 
 
+def test_events_are_looked_at_together_but_for_suspects(tmp_path: Path) -> None:
+    assert Process(tmp_path).attempts.together(1, 256) == 256
+    die_in(tmp_path, *range(9, 17))
+    attempts = Process(tmp_path).attempts
+    assert attempts.together(1, 256) == 8
+    assert attempts.together(1, 5) == 5
+    assert [attempts.together(ordinal, 256) for ordinal in range(9, 17)] == [0] * 8
+    assert attempts.together(17, 256) == 256
+
+
+def test_where_an_event_may_be_poison_each_is_looked_at(tmp_path: Path) -> None:
+    for _ in range(3):
+        die_in(tmp_path, 7)
+    assert Process(tmp_path).attempts.together(100, 256) == 0
+
+
+def test_a_death_while_several_are_decoded_makes_all_of_them_suspects(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    process.attempts.decoding(9, event(9), 8)
+    process.mark.close()
+    attempts = Process(tmp_path).attempts
+    assert [n for n in range(1, 30) if attempts.is_suspect(n)] == list(range(9, 17))
+
+
 def test_a_stop_that_was_asked_for_is_not_held_against_the_event_at_hand(tmp_path: Path) -> None:
     for _ in range(5):
         process = Process(tmp_path)

@@ -59,11 +59,21 @@ def events(n: int, keys: str = "a", **more: Any) -> list[Event]:
     return [Event("p", i, each) for i, each in enumerate(data)]
 
 
-def learned(engine: Engine, stream: list[Event], poll: int = 10_000) -> dict[str, Any]:
-    """Feed it all, in polls of that many events; everything that can be seen afterwards."""
+def learned(
+    engine: Engine, stream: list[Event], poll: int = 10_000, *, together: bool = True
+) -> dict[str, Any]:
+    """Feed it all, in polls of that many events; everything that can be seen afterwards.
+
+    `together`: as the daemon does, else one by one.
+    """
     for start in range(0, len(stream), poll):
-        for event in stream[start : start + poll]:
-            engine.feed(event)
+        polled, at = stream[start : start + poll], 0
+        while at < len(polled):
+            if together:
+                at = engine.feed_many(polled, at)
+            else:
+                engine.feed(polled[at])
+                at += 1
         engine.end_of_poll()
     tensors = {name: t.tolist() for name, t in engine.learner.state_dict().items()}
     counts = engine.counts
@@ -77,16 +87,18 @@ def learned(engine: Engine, stream: list[Event], poll: int = 10_000) -> dict[str
     }
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("poll", [1, 7, 1000])
 @pytest.mark.parametrize("run", [2, 16, 256])
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_however_a_stream_is_cut_into_runs_the_outcome_is_the_same(
-    learner: str, run: int, poll: int, engine: Callable[..., Engine]
+    learner: str, run: int, poll: int, together: bool, engine: Callable[..., Engine]
 ) -> None:
     stream = events(90)
-    expected = learned(engine(1, LEARNERS[learner]), stream)
+    expected = learned(engine(1, LEARNERS[learner]), stream, together=False)
     assert len(expected["outputs"]) == 87
-    assert learned(engine(run, LEARNERS[learner]), stream, poll) == expected
+    one = engine(run, LEARNERS[learner])
+    assert learned(one, stream, poll, together=together) == expected
 
 
 @pytest.mark.parametrize("batching", ["event", "log"])
@@ -129,12 +141,17 @@ def test_a_run_is_told_in_pieces_that_add_up(engine: Callable[..., Engine]) -> N
     assert max(tick.n for tick in told) == 9  # a piece of 10: the calm ones, and the last
 
 
-def test_a_run_ends_where_a_snapshot_is_due(engine: Callable[..., Engine]) -> None:
-    one = engine(64, ELEMENTWISE)
+@pytest.mark.parametrize("together", [True, False])
+def test_a_run_ends_where_a_snapshot_is_due(together: bool, engine: Callable[..., Engine]) -> None:
+    one, stream, at = engine(64, ELEMENTWISE), events(64), 0
     one.stops_every = 10
     boundaries = []
-    for event in events(64):
-        one.feed(event)
+    while at < len(stream):
+        if together:
+            at = one.feed_many(stream, at)
+        else:
+            one.feed(stream[at])
+            at += 1
         if one.at_boundary:
             boundaries.append(one.ordinal)
     assert {10, 20, 30, 40, 50, 60} <= set(boundaries)
@@ -174,6 +191,9 @@ def test_a_picture_has_each_event_at_its_place() -> None:
 class Suspicious(Unwatched):
     """Events 11 to 20 are those the last process died in."""
 
+    def together(self, first: int, n: int) -> int:
+        return n if first > 20 else max(0, min(n, 11 - first))
+
     def __init__(self) -> None:
         self.runs: list[tuple[int, int]] = []
 
@@ -184,14 +204,13 @@ class Suspicious(Unwatched):
         self.runs.append((first, n))
 
 
-def test_suspects_are_learned_block_by_block(engine: Callable[..., Engine]) -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_suspects_are_learned_block_by_block(together: bool, engine: Callable[..., Engine]) -> None:
     one = engine(256, ELEMENTWISE)
     one.attempts = watch = Suspicious()
     learned(one, events(8))  # how long a run may be is known now
     watch.runs.clear()
-    for event in events(40)[8:]:
-        one.feed(event)
-    one.end_of_poll()
+    learned(one, events(40)[8:], together=together)
     assert [(first, n) for first, n in watch.runs if 11 <= first <= 20] == [
         (first, 1) for first in range(11, 21)
     ]
