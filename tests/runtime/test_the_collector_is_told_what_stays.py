@@ -1,4 +1,4 @@
-"""Python's garbage collector while a daemon learns: what was there is left alone, and comes back."""
+"""While a daemon learns, the collector leaves alone what was there; afterwards all is as before."""
 
 from __future__ import annotations
 
