@@ -11,11 +11,14 @@ carried on (Kag & Saligrama 2021; their program's weight, p + 1/P, is a slip of 
 
     fptt          parts, and the regularizer (docs/algorithms.md 8.3) around Adam
     parts         parts alone
+    fptt-events   likewise, every event of a part paying the final target with the part's weight,
+    parts-events    the sum of them: a gradient some `window` times larger, and one that begins with
+                    what a mark does to the very next output
     regularizer   one loss and one update at the end of the whole sequence, and the regularizer
     bptt          one loss and one update at the end of the whole sequence
 
 A tick of these runs is a sequence in every lane, T `Learner.step`s: what the authors' logs count,
-and the same data for all four at equal ticks.
+and the same data for all at equal ticks.
 """
 
 from __future__ import annotations
@@ -59,11 +62,12 @@ TESTED = 256  # sequences
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the four.
+    """One of them.
 
     Attributes:
         name: as in the table.
-        in_parts: a loss and an update at the end of each part, not of the sequence alone.
+        in_parts: an update at the end of each part, not of the sequence alone.
+        every_event: a loss at each event, not at the end alone; the read-out learns at each, too.
         is_regularized: FPTT's pull around Adam.
         every: ticks to an "update" of the table, which counts sequences: 1.
     """
@@ -71,6 +75,7 @@ class Variant:
     name: str
     in_parts: bool
     is_regularized: bool
+    every_event: bool = False
     every: int = 1
 
 
@@ -79,6 +84,8 @@ VARIANTS = {
     for v in (
         Variant("fptt", in_parts=True, is_regularized=True),
         Variant("parts", in_parts=True, is_regularized=False),
+        Variant("fptt-events", in_parts=True, is_regularized=True, every_event=True),
+        Variant("parts-events", in_parts=True, is_regularized=False, every_event=True),
         Variant("regularizer", in_parts=False, is_regularized=True),
         Variant("bptt", in_parts=False, is_regularized=False),
     )
@@ -109,6 +116,7 @@ class AddTrial(Trial):
         variant = variant_of(rule)
         self.T = PARTS * setting.window
         self.stride = setting.window if variant.in_parts else self.T
+        self._every = 1 if variant.every_event else self.stride
         generator = generator_of(seed, 0)
         cell, loss = Lstm(2, setting.units), SquaredError()
         W_ZM = cell.initial_weight(generator).float()
@@ -141,8 +149,9 @@ class AddTrial(Trial):
         x_TBI, y_BQ = x_TBI.to(self._device), y_BQ.to(self._device)
         none_B, weight_B = torch.zeros_like(self._all_B), torch.ones_like(y_BQ[:, 0])
         for t, x_BI in enumerate(x_TBI, 1):
-            scored_B = none_B if t % self.stride else self._all_B
-            self.learner.step(Frame(x_BI, y_BQ, self._all_B, scored_B, weight_B * (t / self.T)))
+            scored_B = none_B if t % self._every else self._all_B
+            end = math.ceil(t / self.stride) * self.stride  # of its part
+            self.learner.step(Frame(x_BI, y_BQ, self._all_B, scored_B, weight_B * (end / self.T)))
 
     @override
     def point(self) -> Point:
@@ -231,7 +240,8 @@ class AddTask(Experiment):
             f"T = {T}, LSTM {setting.units}, Adam {setting.lr:.2e}, clip {setting.clip or 'none'}; "
             f"an update counted here is a batch of {setting.lanes} sequences. fptt and parts make "
             f"{PARTS} steps of Adam in each, every {setting.window} events on the final target "
-            f"with a weight of 0.1, 0.2 .. 1; regularizer and bptt make one, at the end. "
+            f"with a weight of 0.1, 0.2 .. 1 (-events: at each of them); regularizer and bptt make "
+            f"one, at the end. "
             f"fptt and regularizer: alpha {ALPHA}, beta {BETA}."
         )
 

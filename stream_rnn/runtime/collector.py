@@ -6,7 +6,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 YOUNG = 20_000  # objects more than were let go of, before it looks at all: several polls' worth
 
 

@@ -1,4 +1,4 @@
-"""The add task and what its four variants do."""
+"""The add task and what its variants do."""
 
 from __future__ import annotations
 
@@ -45,20 +45,24 @@ def test_always_saying_one_costs_a_sixth() -> None:
     assert float((y_BQ - 1).square().mean()) == pytest.approx(1 / 6, abs=0.006)
 
 
-@pytest.mark.parametrize(("rule", "updates"), [("fptt", 10), ("parts", 10), ("bptt", 1)])
+@pytest.mark.parametrize(
+    ("rule", "updates"), [("fptt", 10), ("parts", 10), ("parts-events", 10), ("bptt", 1)]
+)
 def test_a_sequence_makes_one_update_for_each_part_or_one_in_all(rule: str, updates: int) -> None:
     trial = trial_of(rule)
     trial.tick()
     state = trial.learner.state_dict()
     prefix = "inner." if rule == "fptt" else ""
     assert float(state[f"update.{prefix}count"]) == updates
-    assert float(state[f"head_update.{prefix}count"]) == updates
+    head_updates = PARTS * SMALL.window if rule == "parts-events" else updates
+    assert float(state[f"head_update.{prefix}count"]) == head_updates
 
 
+@pytest.mark.parametrize(("rule", "times"), [("parts", 1), ("parts-events", SMALL.window)])
 def test_losses_of_the_parts_count_a_tenth_two_tenths_up_to_one(
-    monkeypatch: pytest.MonkeyPatch,
+    rule: str, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = trial_of("parts")
+    trial = trial_of(rule)
     step, told = trial.learner.step, []
 
     def watched(frame):  # type: ignore[no-untyped-def]
@@ -69,7 +73,7 @@ def test_losses_of_the_parts_count_a_tenth_two_tenths_up_to_one(
 
     monkeypatch.setattr(trial.learner, "step", watched)
     trial.tick()
-    assert told == pytest.approx([(p + 1) / PARTS for p in range(PARTS)])
+    assert told == pytest.approx([(p + 1) / PARTS for p in range(PARTS) for _ in range(times)])
 
 
 def test_a_part_begins_where_the_last_one_ended() -> None:
@@ -91,7 +95,7 @@ def test_without_parts_the_gradient_is_that_of_the_whole_sequence(rule: str) -> 
 @pytest.mark.parametrize("rule", list(VARIANTS))
 def test_the_regularizer_is_around_both_updates_or_around_none(rule: str) -> None:
     learner = trial_of(rule).learner
-    kind = Fptt if rule in ("fptt", "regularizer") else Adam
+    kind = Fptt if rule in ("fptt", "fptt-events", "regularizer") else Adam
     assert type(learner.update) is kind
     assert type(learner.head_update) is kind
 
@@ -161,7 +165,7 @@ def test_the_table_is_read_where_points_are_made(size: str) -> None:
 
 
 def test_what_cannot_be_run_is_refused() -> None:
-    with pytest.raises(Refused, match="unknown rule 'kf'; known: fptt, parts, regularizer, bptt"):
+    with pytest.raises(Refused, match="unknown rule 'kf'; known: fptt, parts, fptt-events, parts-"):
         variant_of("kf")
     with pytest.raises(Refused, match="makes its own data"):
         AddTask(Path("somewhere"))
