@@ -322,10 +322,12 @@ class Engine:
         self._learn_laid()
         self._end_episodes(blocks[-1])  # an earlier one would have ended the run
         start = perf_counter()
-        refused: list[str | None] = []
         for block in blocks:
-            self._finish(first + len(refused), block, refused)
-        self.on_events(refused)
+            if len(block) > 1:  # they share the newest step of theirs
+                step = max(item.step for item in block)
+                for item in block:
+                    item.step = step
+        self.on_events(self._finish(first, [item for block in blocks for item in block]))
         self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
 
@@ -453,38 +455,42 @@ class Engine:
         self._n_laid = 0
         self._frames.clear()
 
-    def _note(self, scored: Scored) -> None:
-        self.counts.scored += 1
+    def _note(self, scored: Sequence[Scored]) -> None:
+        self.counts.scored += len(scored)
         if self.drift is not None:
-            self.drift.update(scored.loss)
+            for each in scored:
+                self.drift.update(each.loss)
         if self.on_score is not None:
-            self.on_score(scored.prediction, scored.target, scored.loss)
+            for each in scored:
+                self.on_score(each.prediction, each.target, each.loss)
 
-    def _finish(self, first: int, block: Sequence[Item], refused: list[str | None]) -> None:
+    def _finish(self, first: int, items: Sequence[Item]) -> list[str | None]:
         """Predictions, dead letters and positions, in the order of the events.
 
         Args:
             first: ordinal.
-            block: learned.
-            refused: is told of each event the stage that refused it, or None.
+            items: learned.
+
+        Returns:
+            Of each the stage that refused it, or None.
         """
-        step = block[0].step
-        if len(block) > 1:
-            step = max(item.step if item.lane != NOWHERE else 0 for item in block)
-        counts, line_of = self.counts, self._lines.prediction
-        for ordinal, item in enumerate(block, first):
+        counts, line_of, outputs = self.counts, self._lines.prediction, self.outputs
+        refused: list[str | None] = []
+        for ordinal, item in enumerate(items, first):
             event = item.event
             self.positions[event.partition] = event.position
             if item.lane == NOWHERE or item.rejected:
                 refused.append(self._refuse(item))
                 continue
-            counts.unsound_in_a_row = 0
-            counts.applied += 1
-            counts.predictions += 1
             is_replayed = ordinal <= self.replayed_until
             counts.replayed += is_replayed
-            self.outputs.append(line_of(item, step=step, replayed=is_replayed))
+            counts.unsound_in_a_row = 0
+            outputs.append(line_of(item, replayed=is_replayed))
             refused.append(None)
+        n_used = refused.count(None)
+        counts.applied += n_used
+        counts.predictions += n_used
+        return refused
 
     def _refuse(self, item: Item) -> str:
         """Let its dead letter go out; the stage that refused it."""

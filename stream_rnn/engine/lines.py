@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from stream_rnn.engine.block import Item
@@ -28,15 +29,18 @@ class Lines:
 
     def id_of(self, event: Event) -> str:
         """Names the event, and the prediction made at it, for good."""
-        name = f"{event.partition}:{event.position}"
-        return f"{self._source}/{name}" if self._source else name
+        return self.ids_of((event,))[0]
 
-    def prediction(self, item: Item, *, step: int, replayed: bool) -> Record:
+    def ids_of(self, events: Iterable[Event]) -> list[str]:
+        """The same of several."""
+        source = f"{self._source}/" if self._source else ""
+        return [f"{source}{event.partition}:{event.position}" for event in events]
+
+    def prediction(self, item: Item, *, replayed: bool) -> Record:
         """The prediction made at an event, and those that it settled: the last one, the mean loss.
 
         Args:
             item: the event, learned.
-            step: ticks learned by then.
             replayed: whether it was possibly emitted before.
         """
         settled: dict[str, Any] | None = None
@@ -58,7 +62,7 @@ class Lines:
             "partition": event.partition,
             "position": event.position,
             "prediction": item.prediction,
-            "step": step,
+            "step": item.step,
             "replayed": replayed,
             "scored": settled,
         }

@@ -23,10 +23,12 @@ class Scoring:
     Args:
         task: turns outputs into predictions and scores them.
         lines: names predictions.
-        on_scored: told of each prediction that fell due and had a target, in order.
+        on_scored: told of the predictions that fell due and had a target, in order.
     """
 
-    def __init__(self, task: Task, lines: Lines, on_scored: Callable[[Scored], None]) -> None:
+    def __init__(
+        self, task: Task, lines: Lines, on_scored: Callable[[Sequence[Scored]], None]
+    ) -> None:
         self._task = task
         self._lines = lines
         self._on_scored = on_scored
@@ -89,7 +91,7 @@ class Scoring:
             return
         steps = stretch.steps.part(part.start, part.stop)
         natural = self._task.natural_many(outputs_TP, steps)
-        names = [self._lines.id_of(item.event) for item in items]
+        names = self._lines.ids_of([item.event for item in items])
         all_scored = self._pending.settle_many(lanes, names, natural, steps.targets)
         published = self._task.publish_many(natural, steps)
         for item, item.id, item.prediction, scored in zip(
@@ -99,7 +101,7 @@ class Scoring:
             item.step = step
             if scored is not None:
                 item.scored = (scored,)
-                self._on_scored(scored)
+        self._on_scored([scored for scored in all_scored if scored is not None])
 
     def _one(
         self, item: Item, i: int, its: Step, step: int, outputs: list[float], is_rejected: bool
@@ -118,4 +120,4 @@ class Scoring:
         scored = self._pending.settle(item.lane, name, natural, its.target)
         if scored is not None:
             item.scored += (scored,)
-            self._on_scored(scored)
+            self._on_scored((scored,))

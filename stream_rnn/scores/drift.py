@@ -53,10 +53,12 @@ class Drift:
         """Take one event's loss; True when this event raises a new alarm."""
         if not abs(loss) < ABSURD:
             raise ValueError(f"drift: expected a finite loss, got {loss}; pass scored events only")
-        self._quiet = max(self._quiet - 1, 0)
-        before = self._adwin.estimation
-        self._adwin.update(loss)
-        if not self._adwin.drift_detected or self._adwin.estimation <= before or self._quiet:
+        adwin = self._adwin
+        if self._quiet:
+            self._quiet -= 1
+        before = adwin.estimation
+        adwin.update(loss)
+        if not adwin.drift_detected or adwin.estimation <= before or self._quiet:
             return False
         self.alarms += 1
         self._quiet = self.cooldown
