@@ -67,7 +67,7 @@ class Variant:
     Attributes:
         name: as in the table.
         in_parts: an update at the end of each part, not of the sequence alone.
-        every_event: a loss at each event, not at the end alone; the read-out learns at each, too.
+        every_event: a loss at each event, not at the end alone.
         is_regularized: FPTT's pull around Adam.
         every: ticks to an "update" of the table, which counts sequences: 1.
     """
@@ -109,6 +109,39 @@ def sequences(n_lanes: int, T: int, generator: torch.Generator) -> tuple[Tensor,
     return torch.stack((value_TB, mark_TB), dim=2), (value_TB * mark_TB).sum(0)[:, None]
 
 
+class AtTheEnd(Update):
+    """Adds up `n` gradients for one step of the inner update: the read-out's, moving with W.
+
+    Nothing of the sum is in a checkpoint, which stands between two sequences.
+    """
+
+    def __init__(self, inner: Update, n: int) -> None:
+        super().__init__(inner.lr, clip=None)
+        self.inner, self._n, self._seen = inner, n, 0
+        self._sums: list[Tensor] = []
+
+    @override
+    def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        return self.inner.fresh_state(params)
+
+    @override
+    def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
+        self._seen += 1
+        added = zip(self._sums, grads, strict=True) if self._sums else ()
+        self._sums = [a + b for a, b in added] or list(grads)
+        if self._seen % self._n == 0:
+            self.inner.step(params, self._sums, ok)
+            self._sums = []
+
+    @override
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.inner.state_dict()
+
+    @override
+    def load_state_dict(self, params: Sequence[Tensor], state: Mapping[str, Tensor]) -> None:
+        self.inner.load_state_dict(params, state)
+
+
 class AddTrial(Trial):
     """A learner on the add task, as far as it has come; between two sequences."""
 
@@ -131,7 +164,7 @@ class AddTrial(Trial):
             Dense(cell, credit, W_ZM.to(device)),
             HiddenHead(setting.units, 2, loss, V_PF.to(device)),
             update(setting.clip),
-            update(None),
+            AtTheEnd(update(None), self.stride) if variant.every_event else update(None),
         )
         self._generator = generator_of(seed, 2)
         self._n_lanes = setting.lanes
