@@ -169,7 +169,8 @@ class Engine:
         Returns:
             The place behind them.
         """
-        begins = self._waiting.begins()
+        is_lone = len(events) == 1 and not self._waiting.events
+        begins = not is_lone and self._waiting.begins()  # a run of one is begun at no cost
         n = self._together(len(events) - at) if begins and self._open.size == 1 else 1
         if n < MANY:
             self._feed(events[at], begins)
