@@ -26,7 +26,7 @@ from stream_rnn.native import loading
 
 SECONDS = {"quick": 0.4, "default": 0.6, "full": 1.0}  # for each row
 MACHINE_S = {"quick": 1.0, "default": 3.0, "full": 6.0}
-EVENTS = {"quick": 5_000, "default": 20_000, "full": 40_000}
+EVENTS = {"quick": 10_000, "default": 100_000, "full": 400_000}
 
 
 def main(size: str, only: tuple[str, ...], json_path: Path | None, plot: Path | None) -> None:

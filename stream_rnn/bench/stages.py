@@ -108,8 +108,12 @@ def measure(kind: Literal["file", "zeromq"], n_events: int) -> Daemon:
         samples: Counter[str] = Counter()
         command = [sys.executable, "-m", "stream_rnn.bench.feed", f"ipc://{folder}/events"]
         fed = kind == "zeromq"
-        producer = subprocess.Popen([*command, str(n_events)]) if fed else None
+        producer = (
+            subprocess.Popen([*command, str(n_events)], stdout=subprocess.PIPE) if fed else None
+        )
         try:
+            if producer is not None and producer.stdout is not None:
+                producer.stdout.readline()
             begun = (time.process_time(), time.perf_counter())
             with _sampled(samples):
                 runtime.run(n_events)
@@ -117,7 +121,7 @@ def measure(kind: Literal["file", "zeromq"], n_events: int) -> Daemon:
         finally:
             if producer is not None:
                 producer.kill()
-                producer.wait()
+                producer.communicate()
     share = cpu_s / n_events * 1e6 / max(1, samples.total())
     return Daemon(n_events / wall_s, {stage: samples[stage] * share for stage in ORDER})
 

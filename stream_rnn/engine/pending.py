@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from stream_rnn.features.per_lane import PerLane
 from stream_rnn.features.saved import items, row
 from stream_rnn.tasks import Task
 
 
-class Scored(NamedTuple):
-    """A prediction that fell due; a tuple, as one is made per event.
+class Scored(msgspec.Struct, frozen=True):
+    """A prediction that fell due; made by the million, so not a dataclass.
 
     Attributes:
         id: of the prediction, not of the event that settled it.

@@ -79,7 +79,11 @@ def judge(
     scores.seen += T
     baselines.unpack()
     packed.unpack()
-    means: list[float | None] = [sum(losses) / Q for losses in losses_TQ.tolist()]
+    means: list[float | None]
+    if Q == 1:
+        means = (losses_TQ[:, 0] + 0.0).tolist()  # as a sum: no -0.0
+    else:
+        means = [sum(losses) / Q for losses in losses_TQ.tolist()]
     if scored_T.all():
         return means
     return [loss if s else None for loss, s in zip(means, scored_T.tolist(), strict=True)]
@@ -95,15 +99,17 @@ def _rows(values: Sequence[Sequence[float]], width: int) -> Array | None:
 
 def _there(values: Sequence[Sequence[float] | None]) -> Array:
     """Which of them there are."""
-    if None in values:
-        return np.array([value is not None for value in values])
-    return np.ones(len(values), dtype=np.bool_)
+    if all(values):  # none is empty
+        return np.ones(len(values), dtype=np.bool_)
+    return np.array([value is not None for value in values])
 
 
 def _without_gaps(
     values: Sequence[Sequence[float] | None], width: int
 ) -> Sequence[Sequence[float]]:
     """Zeros where there is none."""
+    if all(values):
+        return values  # type: ignore[return-value]
     nothing = (0.0,) * width
     return [nothing if value is None else value for value in values]
 
