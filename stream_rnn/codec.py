@@ -11,8 +11,6 @@ from stream_rnn.spi import Codec, DecodeError, Record, SettingError
 
 MAX_BYTES = 64 * 1024 * 1024
 _SHOWN_BYTES = 48
-# UnicodeDecodeError and integers with thousands of digits are plain ValueErrors
-_HOSTILE = (RecursionError, msgspec.MsgspecError, ValueError, OverflowError)
 
 
 class JsonCodec:
@@ -28,11 +26,6 @@ class JsonCodec:
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
 
     def decode(self, data: bytes) -> Record:
-        if len(data) <= self._max_bytes:
-            try:  # as nearly always; what is wrong is found out anew
-                return self._decode(data)
-            except _HOSTILE:
-                pass
         return _decode(self._decode, data, self._max_bytes, "a JSON object")
 
 

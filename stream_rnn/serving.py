@@ -6,7 +6,6 @@ learning, and what a client makes of it cannot touch the learner's state.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -36,6 +35,7 @@ from stream_rnn.readers.publication import Publication
 from stream_rnn.readers.region import Reader, Words
 from stream_rnn.readers.replica import Replica
 from stream_rnn.readers.zeromq import ReadersSocket
+from stream_rnn.runtime.collector import settled
 from stream_rnn.spi import SettingError
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def main() -> int:
         except (ConfigError, SettingError) as error:
             _log.error("%s", error)
             return 78
-        gc.freeze()  # it need not look through torch again and again
+        stack.enter_context(settled())
         words.words[BEAT_S] = int(time.monotonic())
         words.words[STATE] = SERVING
         for line in lines:

@@ -21,7 +21,7 @@ from typing_extensions import override
 from stream_rnn.http.bounded import Limited, Timed
 from stream_rnn.http.judging import wants_to_stay
 from stream_rnn.http.rendering import SERVER, head, headers_of
-from stream_rnn.http.routes import TEXT, Answer, Request, Stream, text
+from stream_rnn.http.routes import TEXT, Answer, Request, Stream
 
 if TYPE_CHECKING:
     from stream_rnn.http.listener import Listener
@@ -110,9 +110,9 @@ class Connection(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         path = self.path.partition("?")[0]
-        route, refusal = self.server.judge.judge(self.command, path, self.headers)
-        if refusal is not None or route is None:
-            self._send(refusal or text(HTTPStatus.NOT_FOUND, "no such page; / lists them\n"))
+        route = self.server.judge.judge(self.command, path, self.headers)
+        if isinstance(route, Answer):  # a refusal
+            self._send(route)
             self._linger()
             return
         body = self._body() if route.method == "POST" else b""

@@ -20,15 +20,15 @@ class Judge:
     def __init__(self, routes: Routes, guard: Guard) -> None:
         self._routes, self._guard = routes, guard
 
-    def judge(
-        self, command: str, path: str, headers: Message
-    ) -> tuple[Route | None, Answer | None]:
-        """The route of a path without its query, and why the request is not answered."""
+    def judge(self, command: str, path: str, headers: Message) -> Route | Answer:
+        """The route of a path without its query, or why the request is not answered."""
         route = self._routes.get(path)
-        refusal = self._guard.refuses(headers, route) or _misuse(command, route)
-        if refusal is None and route is not None and route.method == "POST":
-            refusal = _unfit(headers, route)
-        return route, refusal
+        refusal = self._guard.refuses(headers, route)
+        if refusal is not None:
+            return refusal
+        if route is None:
+            return text(HTTPStatus.NOT_FOUND, "no such page; / lists them\n")
+        return _misuse(command, route) or _unfit(headers, route) or route
 
     def repeatable(self, head: bytes) -> Repeatable | None:
         """What every further request with this head gets: None, if its connection is not kept."""
@@ -36,8 +36,8 @@ class Judge:
         if not parsed.is_sound or "Expect" in parsed.headers:
             return None
         path = parsed.path.partition("?")[0]
-        route, refusal = self.judge(parsed.command, path, parsed.headers)
-        if refusal is not None or route is None or not route.kept:
+        route = self.judge(parsed.command, path, parsed.headers)
+        if isinstance(route, Answer) or not route.kept:
             return None
         if not wants_to_stay(parsed.request_version, parsed.headers):
             return None
@@ -81,9 +81,7 @@ class _Parsed(BaseHTTPRequestHandler):
         return True
 
 
-def _misuse(command: str, route: Route | None) -> Answer | None:
-    if route is None:
-        return text(HTTPStatus.NOT_FOUND, "no such page; / lists them\n")
+def _misuse(command: str, route: Route) -> Answer | None:
     if command == route.method or (command == "HEAD" and route.method == "GET"):
         return None
     words = f"only {route.allowed.replace(', ', ' and ')}\n"
@@ -92,6 +90,8 @@ def _misuse(command: str, route: Route | None) -> Answer | None:
 
 def _unfit(headers: Message, route: Route) -> Answer | None:
     """Why the body of a POST is not read."""
+    if route.method != "POST":
+        return None
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind != JSON:  # which no HTML form can send
         return text(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the body must be {JSON}\n")

@@ -71,7 +71,7 @@ class Kept:
         self._every_s = max(every_s, 0.01)
 
     def take(self, connection: socket.socket, client: Any, behind: bytes) -> bool:
-        """From now on it is served here; False: nothing is served any more. Any thread.
+        """From now on it is served here; False: it cannot be, close it. Any thread.
 
         Args:
             connection: whose last answer was sent.
@@ -81,10 +81,15 @@ class Kept:
         with self._lock:
             if self._is_closing:
                 return False
-            self._coming.append((connection, client, behind))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="http kept", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="http kept", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # too many on this machine; perhaps the next one finds room
+                    _log.warning("no thread for connections that stay; one is closed")
+                    return False
+                self._thread = thread
+            self._coming.append((connection, client, behind))
         self._wake()
         return True
 

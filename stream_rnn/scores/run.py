@@ -54,8 +54,7 @@ def judge(
     target_TQ = _rows(targets, Q)
     if target_TQ is None or not (np.abs(target_TQ) < ABSURD).all():  # NaN is not
         return None
-    due_T = _there(predictions)
-    prediction_TP = _rows(_without_gaps(predictions, P), P)
+    prediction_TP, due_T = _filled(predictions, P)
     if prediction_TP is None:
         return None
     baselines = _KnownTargets(scores.baselines, lanes, target_TQ)
@@ -79,11 +78,7 @@ def judge(
     scores.seen += T
     baselines.unpack()
     packed.unpack()
-    means: list[float | None]
-    if Q == 1:
-        means = (losses_TQ[:, 0] + 0.0).tolist()  # as a sum: no -0.0
-    else:
-        means = [sum(losses) / Q for losses in losses_TQ.tolist()]
+    means: list[float | None] = [sum(losses) / Q for losses in losses_TQ.tolist()]
     if scored_T.all():
         return means
     return [loss if s else None for loss, s in zip(means, scored_T.tolist(), strict=True)]
@@ -97,21 +92,11 @@ def _rows(values: Sequence[Sequence[float]], width: int) -> Array | None:
     return flat.reshape(-1, width)
 
 
-def _there(values: Sequence[Sequence[float] | None]) -> Array:
-    """Which of them there are."""
-    if all(values):  # none is empty
-        return np.ones(len(values), dtype=np.bool_)
-    return np.array([value is not None for value in values])
-
-
-def _without_gaps(
-    values: Sequence[Sequence[float] | None], width: int
-) -> Sequence[Sequence[float]]:
-    """Zeros where there is none."""
-    if all(values):
-        return values  # type: ignore[return-value]
+def _filled(values: Sequence[Sequence[float] | None], width: int) -> tuple[Array | None, Array]:
+    """`_rows` with zeros where there is none, and which of them there are."""
     nothing = (0.0,) * width
-    return [nothing if value is None else value for value in values]
+    there_T = np.array([value is not None for value in values], dtype=np.bool_)
+    return _rows([nothing if value is None else value for value in values], width), there_T
 
 
 class _KnownTargets:
@@ -151,7 +136,7 @@ class _KnownTargets:
         self.season_TQ: Array | None = None
         self.has_season_T: Array | None = None
         for back, column in zip(backs, found, strict=True):
-            rows, there = _rows(_without_gaps(column, Q), Q), _there(column)
+            rows, there = _filled(column, Q)
             if back == lag - 1:
                 self.known_TQ, self.has_known_T = rows, there
             if back == season_lag:

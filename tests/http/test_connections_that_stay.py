@@ -275,6 +275,26 @@ def test_who_asks_while_the_server_leaves_is_told_to_go(client: Client, server: 
     assert client.is_closed
 
 
+def test_where_the_one_thread_cannot_be_started_one_connection_is_closed_and_the_next_stays(
+    echo: Echo, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def cannot(self: threading.Thread) -> None:
+        if self.name == "http kept":
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    with server_of(echo, kept=1) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", cannot)
+            client = connect(server)
+            assert client.ask(b"0") == (200, b"0")
+            assert client.is_closed
+        client = connect(server)  # its place is free
+        assert [client.ask(b"%d" % n) for n in range(3)] == [(200, b"%d" % n) for n in range(3)]
+
+
 def test_where_no_thread_can_be_started_the_others_are_served(
     client: Client,
     server: HttpServer,

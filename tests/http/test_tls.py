@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from stream_rnn.http.bounded import Bounds
-from stream_rnn.http.pages import pages
+from stream_rnn.http.pages import pages, predicting
 from stream_rnn.http.server import HttpServer
 from stream_rnn.http.tls import LOOK_EVERY_S, Certificate
 from stream_rnn.spi import SettingError
@@ -75,6 +75,25 @@ def test_one_file_may_hold_the_certificate_and_its_key(
     both.write_text(Path(pair[0]).read_text() + Path(pair[1]).read_text())
     with HttpServer("127.0.0.1:0", ROUTES, certificate=str(both)) as server:
         assert livez(server, pair) == b"ok\n"
+
+
+def test_a_connection_that_posts_is_kept_encrypted(pair: tuple[str, str]) -> None:
+    token, bounds = "0123456789abcdef0123456789abcdef", Bounds(poll_s=0.01, patience_s=PATIENCE_S)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    routes = predicting(lambda body: (200, body))
+    chain, key = pair
+    with HttpServer(
+        "127.0.0.1:0", routes, token=token, certificate=chain, key=key, bounds=bounds
+    ) as server:
+        connection = http.client.HTTPSConnection(
+            "localhost", server.port, timeout=PATIENCE_S, context=trusting(pair)
+        )
+        with contextlib.closing(connection):
+            for n in range(3):
+                connection.request("POST", "/predict", b"%d" % n, headers)
+                answer = connection.getresponse()
+                assert (answer.status, answer.read()) == (200, b"%d" % n)
+                assert answer.headers["Connection"] is None
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")

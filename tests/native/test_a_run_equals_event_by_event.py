@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -59,6 +59,18 @@ def events(n: int, keys: str = "a", **more: Any) -> list[Event]:
     return [Event("p", i, each) for i, each in enumerate(data)]
 
 
+def fed(engine: Engine, polled: list[Event], together: bool) -> Iterator[int]:
+    """Feed a poll, as the daemon does or one by one; the place reached each time."""
+    at = 0
+    while at < len(polled):
+        if together:
+            at = engine.feed_many(polled, at)
+        else:
+            engine.feed(polled[at])
+            at += 1
+        yield at
+
+
 def learned(
     engine: Engine, stream: list[Event], poll: int = 10_000, *, together: bool = True
 ) -> dict[str, Any]:
@@ -67,13 +79,8 @@ def learned(
     `together`: as the daemon does, else one by one.
     """
     for start in range(0, len(stream), poll):
-        polled, at = stream[start : start + poll], 0
-        while at < len(polled):
-            if together:
-                at = engine.feed_many(polled, at)
-            else:
-                engine.feed(polled[at])
-                at += 1
+        for _ in fed(engine, stream[start : start + poll], together):
+            pass
         engine.end_of_poll()
     tensors = {name: t.tolist() for name, t in engine.learner.state_dict().items()}
     counts = engine.counts
@@ -143,17 +150,9 @@ def test_a_run_is_told_in_pieces_that_add_up(engine: Callable[..., Engine]) -> N
 
 @pytest.mark.parametrize("together", [True, False])
 def test_a_run_ends_where_a_snapshot_is_due(together: bool, engine: Callable[..., Engine]) -> None:
-    one, stream, at = engine(64, ELEMENTWISE), events(64), 0
+    one = engine(64, ELEMENTWISE)
     one.stops_every = 10
-    boundaries = []
-    while at < len(stream):
-        if together:
-            at = one.feed_many(stream, at)
-        else:
-            one.feed(stream[at])
-            at += 1
-        if one.at_boundary:
-            boundaries.append(one.ordinal)
+    boundaries = [one.ordinal for _ in fed(one, events(64), together) if one.at_boundary]
     assert {10, 20, 30, 40, 50, 60} <= set(boundaries)
     assert len(boundaries) < 20
 
