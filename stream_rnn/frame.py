@@ -6,10 +6,14 @@ Axes: T ticks, B lanes, I inputs, P outputs, Q targets.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from stream_rnn.plan import Ticked
+from stream_rnn.plan import Room, Ticked
+
+if TYPE_CHECKING:
+    from stream_rnn.columns import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,12 @@ class Block:
     weight_TB: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.x_TBI)
+        return self.x_TBI.shape[0]  # a tensor's `len` takes three times as long
+
+    @property
+    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All but the weights."""
+        return self.x_TBI, self.y_TBQ, self.live_TB, self.scored_TB
 
     def frame(self, t: int) -> Frame:
         """The tick at place t; its tensors are views."""
@@ -65,6 +74,16 @@ class Outcome:
     updated: Tensor | None
 
 
+class OnHost(NamedTuple):
+    """What the host reads of a run; the fields of `Outcomes` that it needs, as arrays."""
+
+    prediction_TBP: Array
+    learned_TB: Array
+    rejected_TB: Array
+    restarted_TB: Array
+    updated_T: Array | None
+
+
 class Outcomes:
     """What became of the first ticks of a block, as many as were taken at once: `len`, at least 1.
 
@@ -72,10 +91,11 @@ class Outcomes:
     what is not asked for: read a field once, e.g. `outcomes.prediction_TBP.tolist()`.
     """
 
-    __slots__ = ("_end", "_start", "_ticked", "_waits")
+    __slots__ = ("_end", "_room", "_start", "_ticked", "_waits")
 
-    def __init__(self, ticked: Ticked, start: int, end: int, waits: bool) -> None:
-        self._ticked = ticked
+    def __init__(self, rows: Room | Ticked, start: int, end: int, waits: bool) -> None:
+        self._room = rows if isinstance(rows, Room) else None
+        self._ticked = rows.rows if isinstance(rows, Room) else rows
         self._start, self._end = start, end
         self._waits = waits
 
@@ -119,6 +139,19 @@ class Outcomes:
     def updated_T(self) -> Tensor | None:
         """(T,) bool; None where an `Outcome` of these ticks says None."""
         return None if self._waits else self._ticked.updated[self._start : self._end]
+
+    def on_host(self) -> OnHost:
+        """In arrays, for who publishes it; synchronizes."""
+        if self._room is None:
+            arrays = tuple(each.numpy(force=True) for each in self._ticked)
+        else:
+            arrays = self._room.arrays()
+        part = slice(self._start, self._end)
+        prediction, _, learned, rejected, restarted, updated = arrays
+        return OnHost(
+            *(prediction[part], learned[part], rejected[part], restarted[part]),
+            updated_T=None if self._waits else updated[part],
+        )
 
     def outcome(self, t: int) -> Outcome:
         """The tick at place t."""

@@ -107,17 +107,41 @@ class Learner:
         after one that whoever watches must hear of at once (credit that restarted, an update that
         was refused). Settings (`teaches`, the ladder) belong between two runs.
         """
-        end = len(block) if end is None else end
-        if not 0 <= start < end <= len(block):
-            raise ValueError(f"expected 0 <= start < end <= {len(block)}, got {start} and {end}")
+        n = len(block)
+        end = n if end is None else end
+        if not 0 <= start < end <= n:
+            raise ValueError(f"expected 0 <= start < end <= {n}, got {start} and {end}")
         plan = self._plan_now(block.weight_TB)
         if plan is not None:
-            frozen = self.teaches == "nothing"
-            rows = (block.x_TBI, block.y_TBQ, block.live_TB, block.scored_TB)
-            ticked = plan.run(*rows, start, end, frozen)
-            if ticked is not None:
-                return Outcomes(*ticked)
+            taken = plan.run(block.rows, start, end, self.teaches == "nothing")
+            if taken is not None:
+                return Outcomes(*taken)
         return Outcomes.of(self.step(block.frame(start)))
+
+    def peek(self, block: Block, t: int = 0) -> Outcomes:
+        """What would be predicted from the inputs of the block's tick t, were it the next one.
+
+        With the parameters as they are, and nothing moves: neither a hidden state nor what a
+        `step` would draw at random. Nothing is `learned`; `rejected` are lanes it is unsound for.
+        """
+        plan = self._plan_now(None)
+        taken = None if plan is None else plan.peek(block.rows, t)
+        return self._peek(block.frame(t)) if taken is None else Outcomes(*taken)
+
+    @torch.no_grad()
+    def _peek(self, frame: Frame) -> Outcomes:
+        recurrence = self.recurrence
+        stands = recurrence.hidden(self.horizon > 0)
+        ahead = recurrence.hidden(True)
+        kept = [state.clone() for state in ahead]
+        for state, start in zip(ahead, stands, strict=True):
+            state.copy_(start)
+        prediction_BP, rejected_B = self._foresee(frame)
+        for state, old in zip(ahead, kept, strict=True):
+            state.copy_(old)
+        nobody_B = torch.zeros_like(rejected_B)
+        loss_B = torch.zeros_like(prediction_BP[:, 0])
+        return Outcomes.of(Outcome(prediction_BP, loss_B, nobody_B, rejected_B, nobody_B, None))
 
     def _plan_now(self, weights: Tensor | None) -> Plan | None:
         if weights is not None or self.teaches == "readout":
@@ -213,6 +237,10 @@ class Learner:
         outcome = self._step_by_plan(frame)
         if outcome is not None:
             return outcome.prediction_BP, outcome.rejected_B
+        return self._foresee(frame)
+
+    def _foresee(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """`look` in torch: moves the second state."""
         h_BN = self.recurrence.roll(frame.x_BI, frame.live_B)
         o_BP = self.head.predict(h_BN, frame.x_BI)
         sound_B = _within(frame.x_BI, ABSURD) & _within(torch.cat((h_BN, o_BP), dim=1), DIVERGED)

@@ -11,7 +11,6 @@ No daemon, no files, no scaling: what a `Learner` is told and what it answers, f
 
 from __future__ import annotations
 
-import copy
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -20,11 +19,10 @@ from operator import itemgetter
 
 import torch
 
-from stream_rnn.credit import Tbptt
-from stream_rnn.frame import Block, Frame
+from stream_rnn.frame import Block
 from stream_rnn.head import Head, Loss, SquaredError, initial_readout
 from stream_rnn.learner import Learner
-from stream_rnn.recurrence import Dense, Recurrence, Stack
+from stream_rnn.recurrence import Recurrence
 from stream_rnn.update import Adam, Update
 
 
@@ -76,21 +74,15 @@ class Regressor:
         head = Head(width, inputs, loss, V_PF)
         self.learner = Learner(recurrence, head, update or Adam(), head_update or Adam())
         self.refused = 0
-        # shares every parameter, and stands where the learner stands whenever it is asked
-        self._looker = Learner(_without_credit(recurrence), head, Adam(), Adam())
-        self._looker.teaches = "nothing"
         self._get = itemgetter(*fields) if inputs > 1 else lambda x: (x[fields[0]],)
         self._pack_x = struct.Struct(f"{inputs}f").pack_into
         self._pack_y = struct.Struct("f").pack_into
         # tensors over these bytes: packing numbers is faster than making a tensor of them
         self._x, self._y = bytearray(4 * inputs), bytearray(4)
-        yes_B, no_B = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.bool)
-        x_BI = torch.frombuffer(self._x, dtype=torch.float32).view(1, inputs)
-        y_BQ = torch.frombuffer(self._y, dtype=torch.float32).view(1, 1)
-        self._scored, self._unscored = (
-            Frame(x_BI, y_BQ, yes_B, yes_B),
-            Frame(x_BI, y_BQ, yes_B, no_B),
-        )
+        x_TBI = torch.frombuffer(self._x, dtype=torch.float32).view(1, 1, inputs)
+        y_TBQ = torch.frombuffer(self._y, dtype=torch.float32).view(1, 1, 1)
+        yes_TB = torch.ones(1, 1, dtype=torch.bool)
+        self._next = Block(x_TBI, y_TBQ, yes_TB, yes_TB)
 
     def predict_one(self, x: Mapping[str, float]) -> float:
         """The prediction for the record that would come next; nothing is learned and nothing moves.
@@ -100,12 +92,8 @@ class Regressor:
             struct.error: a field is no number.
         """
         self._pack_x(self._x, 0, *self._get(x))
-        looker, learner = self._looker, self.learner
-        here = looker.recurrence.hidden(False)
-        for mine, its in zip(here, learner.recurrence.hidden(False), strict=True):
-            mine.copy_(its)
-        outcome = looker.step(self._unscored)
-        return math.nan if outcome.rejected_B.item() else float(outcome.prediction_BP.item())
+        told = self.learner.peek(self._next).on_host()
+        return math.nan if told.rejected_TB[0, 0] else float(told.prediction_TBP[0, 0, 0])
 
     def learn_one(self, x: Mapping[str, float], y: float) -> None:
         """Learn from the stream's next record and its target. Raises what `predict_one` does."""
@@ -119,11 +107,11 @@ class Regressor:
         """
         self._pack_x(self._x, 0, *self._get(x))
         self._pack_y(self._y, 0, y)
-        outcome = self.learner.step(self._scored)
-        if outcome.rejected_B.item():
+        told = self.learner.run(self._next).on_host()
+        if told.rejected_TB[0, 0]:
             self.refused += 1
             return math.nan
-        return float(outcome.prediction_BP.item())
+        return float(told.prediction_TBP[0, 0, 0])
 
     def steps(self, xs: Sequence[Mapping[str, float]], ys: Sequence[float]) -> list[float]:
         """`step` for each of several records, in fewer calls; what is learned is the same.
@@ -142,18 +130,11 @@ class Regressor:
         block = Block(x_T.view(n, 1, -1), y_T.view(n, 1, 1), yes_TB, yes_TB)
         predictions: list[float] = []
         while len(predictions) < n:
-            outcomes = self.learner.run(block, len(predictions))
-            refused_TB = outcomes.rejected_TB
-            values_T = outcomes.prediction_TBP.flatten().masked_fill(refused_TB.flatten(), math.nan)
-            self.refused += int(refused_TB.sum())
-            predictions += values_T.tolist()
+            told = self.learner.run(block, len(predictions)).on_host()
+            values = told.prediction_TBP.ravel().tolist()
+            if told.rejected_TB.any():
+                refused = told.rejected_TB.ravel().tolist()
+                values = [math.nan if r else v for r, v in zip(refused, values, strict=True)]
+                self.refused += refused.count(True)
+            predictions += values
         return predictions
-
-
-def _without_credit(recurrence: Recurrence) -> Recurrence:
-    """The same network over the same parameters, with as little credit as there can be."""
-    if isinstance(recurrence, Dense):
-        return Dense(recurrence.cell, Tbptt(recurrence.cell, 1, window=1), recurrence.W_ZM)
-    if isinstance(recurrence, Stack):
-        return Stack([_without_credit(layer) for layer in recurrence.layers])
-    return copy.deepcopy(recurrence, {id(p): p for p in recurrence.parameters()})

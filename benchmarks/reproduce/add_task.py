@@ -17,6 +17,8 @@ carried on (Kag & Saligrama 2021; their program's weight, p + 1/P, is a slip of 
     regularizer   one loss and one update at the end of the whole sequence, and the regularizer
     bptt          one loss and one update at the end of the whole sequence
 
+A number behind the name of one with the regularizer is its alpha: `fptt-events-0.02`.
+
 A tick of these runs is a sequence in every lane, T `Learner.step`s: what the authors' logs count,
 and the same data for all at equal ticks.
 """
@@ -24,9 +26,10 @@ and the same data for all at equal ticks.
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +71,7 @@ class Variant:
         name: as in the table.
         in_parts: an update at the end of each part, not of the sequence alone.
         every_event: a loss at each event, not at the end alone.
+        alpha: strength of the pull.
         is_regularized: FPTT's pull around Adam.
         every: ticks to an "update" of the table, which counts sequences: 1.
     """
@@ -76,6 +80,7 @@ class Variant:
     in_parts: bool
     is_regularized: bool
     every_event: bool = False
+    alpha: float = ALPHA
     every: int = 1
 
 
@@ -93,10 +98,17 @@ VARIANTS = {
 
 
 def variant_of(name: str) -> Variant:
-    """The variant called `name`; raises Refused with what is known."""
-    if name not in VARIANTS:
-        raise Refused(f"--rules: unknown rule {name[:40]!r}; known: {', '.join(VARIANTS)}")
-    return VARIANTS[name]
+    """The variant called `name`, or `name` and an alpha; raises Refused with what is known."""
+    stem, _, alpha = name.rpartition("-")
+    if name in VARIANTS:
+        return VARIANTS[name]
+    variant, is_number = VARIANTS.get(stem), re.fullmatch(r"\d+(\.\d+)?", alpha)
+    if variant and variant.is_regularized and is_number and float(alpha) > 0:
+        return replace(variant, name=name, alpha=float(alpha))
+    raise Refused(
+        f"--rules: unknown rule {name[:40]!r}; known: {', '.join(VARIANTS)}, and those with a "
+        "regularizer with an alpha behind them, as in fptt-events-0.02"
+    )
 
 
 def sequences(n_lanes: int, T: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -158,7 +170,7 @@ class AddTrial(Trial):
 
         def update(clip: float | None) -> Update:
             adam = Adam(setting.lr, clip=clip)
-            return Fptt(adam, alpha=ALPHA, beta=BETA) if variant.is_regularized else adam
+            return Fptt(adam, alpha=variant.alpha, beta=BETA) if variant.is_regularized else adam
 
         self.learner = Learner(
             Dense(cell, credit, W_ZM.to(device)),
@@ -275,7 +287,7 @@ class AddTask(Experiment):
             f"{PARTS} steps of Adam in each, every {setting.window} events on the final target "
             f"with a weight of 0.1, 0.2 .. 1 (-events: at each of them); regularizer and bptt make "
             f"one, at the end. "
-            f"fptt and regularizer: alpha {ALPHA}, beta {BETA}."
+            f"fptt and regularizer: alpha {ALPHA} if none is named, beta {BETA}."
         )
 
     @override
@@ -292,7 +304,7 @@ class AddTask(Experiment):
             ends = [_end(r, "mse") for r in runs]
             line = f"{rule}: batches until below {SOLVED}: {', '.join(told)}; mean of the last"
             line += f" 5 % {', '.join(f'{end:.4f}' for end in ends)}"
-            if VARIANTS[rule].is_regularized:
+            if variant_of(rule).is_regularized:
                 means = [_end(r, "mse_mean_weights") for r in runs]
                 line += f" (with the running mean of W {', '.join(f'{m:.4f}' for m in means)})"
             lines.append(f"- {line}.")

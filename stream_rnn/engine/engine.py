@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stream_rnn.engine.attempts import Attempts, Unwatched
 from stream_rnn.engine.block import NOWHERE, Item, OpenBlock
-from stream_rnn.engine.frames import Frames, Tick, moved, tick_of, ticks_of
+from stream_rnn.engine.frames import Frames, Tick, moved, payment_of, ticks_of
 from stream_rnn.engine.laid import Laid, Stretch, Turn
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Scored
@@ -425,7 +425,7 @@ class Engine:
         start = perf_counter()
         paid = self.learner.pay(lanes_B)
         if paid is not None:
-            self.on_tick(tick_of(paid, perf_counter() - start, paid=True))
+            self.on_tick(payment_of(paid, perf_counter() - start))
 
     def _learn_laid(self) -> None:
         """The ticks that are laid out, in as few pieces as nobody has to hear of in between."""
@@ -442,14 +442,15 @@ class Engine:
             if self.probe_update:
                 self.update_ratio = moved(before, self.learner.parameters())
                 self.probe_update = False
-            predictions_TBP = outcomes.prediction_TBP.numpy(force=True)  # sync: to be published
-            rejected_TB = outcomes.rejected_TB.numpy(force=True)
+            told = outcomes.on_host()  # sync: it is to be published
             seconds = perf_counter() - start
             self.counts.seconds["step"] += seconds
             self._waiting.took(seconds, len(outcomes))
-            self.step = self._scoring.take(self._laid, t, self.step, predictions_TBP, rejected_TB)
+            self.step = self._scoring.take(
+                self._laid, t, self.step, told.prediction_TBP, told.rejected_TB
+            )
             t += len(outcomes)
-            for tick in ticks_of(outcomes, seconds):
+            for tick in ticks_of(told, seconds):
                 self.on_tick(tick)
             start = perf_counter()
         self._laid.clear()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stream_rnn.frame import Block, Frame, Outcome, Outcomes
+from stream_rnn.frame import Block, Frame, OnHost, Outcome
 from stream_rnn.learner import Learner
 from stream_rnn.tasks import Steps
 
@@ -161,24 +161,23 @@ class Tick(NamedTuple):
     n: int = 1
 
 
-def tick_of(outcome: Outcome, seconds: float, *, paid: bool = False) -> Tick:
-    """The outcome in numbers of the host; `paid`: it paid what was owed, without events."""
-    # lists of a few flags: a sum on the device costs ten times as much
-    learned = outcome.learned_B.tolist().count(True)
-    restarted = outcome.restarted_B.tolist().count(True)
-    refused = False
-    if outcome.updated is not None and (learned or paid) and not restarted:
-        refused = not bool(outcome.updated)
-    return Tick(seconds, learned, restarted, refused, locked=outcome.updated is None)
+def payment_of(outcome: Outcome, seconds: float) -> Tick:
+    """A tick without events that paid what was owed, in numbers of the host."""
+    restarted = int(outcome.restarted_B.sum())
+    refused = outcome.updated is not None and not restarted and not bool(outcome.updated)
+    return Tick(seconds, 0, restarted, refused, locked=outcome.updated is None)
 
 
-def ticks_of(outcomes: Outcomes, seconds: float) -> tuple[Tick, ...]:
+def ticks_of(told: OnHost, seconds: float) -> tuple[Tick, ...]:
     """The outcomes of a run that took `seconds` in all: the calm ticks together, then the last."""
-    n = len(outcomes)
-    last = tick_of(outcomes.outcome(n - 1), seconds / n)
+    n, updated_T = len(told.learned_TB), told.updated_T
+    learned = told.learned_TB[-1].tolist().count(True)
+    restarted = told.restarted_TB[-1].tolist().count(True)
+    refused = updated_T is not None and learned > 0 and not restarted and not updated_T[-1]
+    last = Tick(seconds / n, learned, restarted, refused, updated_T is None)
     if n == 1:
         return (last,)
-    learned = int(np.count_nonzero(outcomes.learned_TB[:-1].numpy(force=True)))
+    learned = int(np.count_nonzero(told.learned_TB[:-1]))
     return (last._replace(learned=learned, restarted=0, refused=False, n=n - 1), last)
 
 

@@ -93,7 +93,7 @@ class Tick(ctypes.Structure):
 
     _fields_ = (
         *((name, _P) for name in ("x", "y", "live", "scored", "signs")),
-        *((name, _I) for name in ("n_signs", "frozen", "pays", "slot")),
+        *((name, _I) for name in ("n_signs", "frozen", "peeks", "pays", "slot")),
         *((name, _P) for name in ("prediction", "loss")),
         *((name, _P) for name in ("learned", "rejected", "restarted", "updated")),
     )

@@ -2,7 +2,7 @@
 
 from stream_rnn.plan.fused import Plan
 from stream_rnn.plan.lookup import execution, plan_for
-from stream_rnn.plan.outcomes import Ticked
+from stream_rnn.plan.outcomes import Room, Ticked
 from stream_rnn.plan.parts import Parts
 
-__all__ = ["Parts", "Plan", "Ticked", "execution", "plan_for"]
+__all__ = ["Parts", "Plan", "Room", "Ticked", "execution", "plan_for"]

@@ -25,6 +25,15 @@ from stream_rnn.plan.recurrent import Recurrent
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Sgd, Update
 
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of ticks, with a leading axis T: x (T, B, I), y (T, B, Q), live (T, B), scored (T, B)."""
+
+Taken = tuple[Room, int, int, bool]
+"""Where the outcomes are: the rows from .. up to .., and whether W had to wait in all of them.
+
+Instead of one, None: the first tick is not the library's.
+"""
+
 
 class Plan:
     """One learner's way into the library; made by `plan_for`."""
@@ -117,38 +126,41 @@ class Plan:
         self._call(1, frozen)
         return room.row(room.used - 1), frozen or not tick.pays
 
-    def run(
-        self,
-        x_TBI: Tensor,
-        y_TBQ: Tensor,
-        live_TB: Tensor,
-        scored_TB: Tensor,
-        start: int,
-        end: int,
-        frozen: bool,
-    ) -> tuple[Ticked, int, int, bool] | None:
-        """Ticks from `start` on, at most up to `end`, as many as differ in their rows alone.
+    def peek(self, rows: Rows, t: int) -> Taken | None:
+        """What would be predicted at tick `t` of these rows; nothing moves."""
+        if not self._aims(rows, t):
+            return None
+        tick, room = self._tick, self._room_for(1)
+        tick.slot, tick.peeks = room.used, True
+        self._library.ticks(self._plan, tick, 1)
+        tick.peeks = False
+        room.used += 1
+        return room, room.used - 1, room.used, True
 
-        Returns:
-            Outcomes, of which rows from .. up to .. are those of the ticks that were taken, and
-            whether W had to wait in all of them; None: the first tick is not the library's.
-        """
-        tick, rows = self._tick, (x_TBI, y_TBQ, live_TB, scored_TB)
-        if not self._is_block or any(map(operator.is_not, rows, self._last)):
-            if not self._takes(rows, (len(x_TBI),)):
-                return None
-            self._addresses = tuple(each.data_ptr() for each in rows)
-            self._last, self._is_block = rows, True
-        n = min(end - start, self._recurrent.calm_ticks())
+    def run(self, rows: Rows, start: int, end: int, frozen: bool) -> Taken | None:
+        """Ticks from `start` on, at most up to `end`, as many as differ in their rows alone."""
+        if not self._aims(rows, start):
+            return None
+        tick, n = self._tick, min(end - start, self._recurrent.calm_ticks())
         if not self._recurrent.ready(tick, frozen, n):
             return None
-        (x, y, live, scored), (of_x, of_y, of_B) = self._addresses, self._bytes
-        tick.x, tick.y = x + start * of_x, y + start * of_y
-        tick.live, tick.scored = live + start * of_B, scored + start * of_B
         room = self._room_for(n)
         first = room.used
         self._call(n, frozen)
-        return room.rows, first, room.used, frozen or not tick.pays
+        return room, first, room.used, frozen or not tick.pays
+
+    def _aims(self, rows: Rows, t: int) -> bool:
+        """Let the tick read row `t` and those after it, if they can be read as they are."""
+        tick = self._tick
+        if not self._is_block or any(map(operator.is_not, rows, self._last)):
+            if not self._takes(rows, (len(rows[0]),)):
+                return False
+            self._addresses = tuple(each.data_ptr() for each in rows)
+            self._last, self._is_block = rows, True
+        (x, y, live, scored), (of_x, of_y, of_B) = self._addresses, self._bytes
+        tick.x, tick.y = x + t * of_x, y + t * of_y
+        tick.live, tick.scored = live + t * of_B, scored + t * of_B
+        return True
 
     def _call(self, n: int, frozen: bool) -> None:
         """Up to n ticks, and everybody told of them."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stream_rnn.native.loading import Tick
+
+if TYPE_CHECKING:
+    from stream_rnn.columns import Array
 
 BLOCK_BYTES = 1 << 14
 """Outcomes of several ticks are allocated together, about this much at once."""
@@ -49,6 +52,7 @@ class Room:
             _flags(n),
         )
         self._single: list[Ticked] | None = None
+        self._arrays: tuple[Array, ...] | None = None
 
     def describe(self, tick: Tick) -> None:
         """Say to the library where it is."""
@@ -56,6 +60,12 @@ class Room:
         tick.prediction, tick.loss = rows.prediction_BP.data_ptr(), rows.loss_B.data_ptr()
         tick.learned, tick.rejected = rows.learned_B.data_ptr(), rows.rejected_B.data_ptr()
         tick.restarted, tick.updated = rows.restarted_B.data_ptr(), rows.updated.data_ptr()
+
+    def arrays(self) -> tuple[Array, ...]:
+        """The fields of `rows` as arrays over the same memory."""
+        if self._arrays is None:  # a piece of an array costs a sixth of a piece of a tensor
+            self._arrays = tuple(each.numpy() for each in self.rows)
+        return self._arrays
 
     def row(self, i: int) -> Ticked:
         """One tick's."""

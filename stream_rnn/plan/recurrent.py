@@ -6,7 +6,7 @@ parameters of an element-wise unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -64,7 +64,8 @@ class DenseRecurrent:
         mask_ZM = recurrence.cell.mask_ZM
         self._mask_ZM = None if mask_ZM is None else mask_ZM.contiguous()
         # pointers into these stay valid as long as these are the tensors in use
-        self._kept = [(rule.lane_state, name, t) for name, t in rule.lane_state.items()]
+        self._kept = list(rule.lane_state.values())
+        self._ids = _ids(self._kept)
 
     def describe(self, plan: loading.Plan) -> None:
         cell, rule, lanes = self._cell, self._rule, self._recurrence.lane_state
@@ -100,7 +101,7 @@ class DenseRecurrent:
         credit = self._recurrence.credit
         if credit is not self._rule and active_rule(credit) is not self._rule:
             return False
-        return all(place[name] is tensor for place, name, tensor in self._kept)
+        return _ids(self._rule.lane_state.values()) == self._ids
 
     def calm_ticks(self) -> int:
         rule, fidelity = self._rule, self._recurrence.fidelity
@@ -133,10 +134,12 @@ class UnitsRecurrent:
 
     def __init__(self, recurrence: Recurrence, units: Units) -> None:
         self._recurrence, self._units = recurrence, units
-        above = recurrence.layers[1] if isinstance(recurrence, Stack) else None
+        self._stack = recurrence if isinstance(recurrence, Stack) else None
+        above = self._stack.layers[1] if self._stack else None
         self._above = above if isinstance(above, Feedforward) else None
         self._state = dict(units.lane_state)
         self._parameters = recurrence.parameters()
+        self._ids = _ids(self._state.values()), _ids(self._parameters)
         self.gradients: Sequence[Tensor] = [_with_room(p) for p in self._parameters]
         self._healthy_B = torch.ones(recurrence.n_lanes, dtype=torch.bool)
         self._norm_B = _doubles(recurrence.n_lanes)
@@ -155,13 +158,10 @@ class UnitsRecurrent:
             plan.layer.N, plan.layer.W = self._above.width, len(self._units.parameters())
 
     def fits(self, recurrence: Recurrence) -> bool:
-        mine, lanes = self._recurrence, self._units.lane_state
-        return (
-            recurrence is mine
-            and not (isinstance(mine, Stack) and mine.owes)
-            and all(lanes[name] is tensor for name, tensor in self._state.items())
-            and all(a is b for a, b in zip(mine.parameters(), self._parameters, strict=True))
-        )
+        if recurrence is not self._recurrence or (self._stack and self._stack.owes):
+            return False
+        now = _ids(self._units.lane_state.values()), _ids(recurrence.parameters())
+        return now == self._ids
 
     def calm_ticks(self) -> int:
         return MANY
@@ -172,6 +172,11 @@ class UnitsRecurrent:
 
     def adopt(self, pays: bool, taken: int, n: int) -> None:
         self._units.adopt(self._healthy_B, self._norm_B)
+
+
+def _ids(tensors: Iterable[Tensor]) -> list[int]:
+    """Tells tensors that are kept from others, faster than a loop."""
+    return list(map(id, tensors))
 
 
 def _results(o: Observation, gradient: Tensor, healthy_B: Tensor, norm_B: Tensor | None) -> None:

@@ -168,8 +168,19 @@ def test_the_table_is_read_where_points_are_made(size: str) -> None:
 def test_what_cannot_be_run_is_refused() -> None:
     with pytest.raises(Refused, match="unknown rule 'kf'; known: fptt, parts, fptt-events, parts-"):
         variant_of("kf")
+    for name in ("parts-0.5", "fptt-", "fptt-0", "fptt-1e5", "0.5"):  # no regularizer; no alpha
+        with pytest.raises(Refused, match="unknown rule"):
+            variant_of(name)
     with pytest.raises(Refused, match="makes its own data"):
         AddTask(Path("somewhere"))
+
+
+def test_a_variant_may_name_its_alpha() -> None:
+    variant = variant_of("fptt-events-0.02")
+    assert (variant.alpha, variant.every_event) == (0.02, True)
+    update = trial_of("fptt-events-0.02").learner.update
+    assert isinstance(update, Fptt)
+    assert update.alpha == 0.02
 
 
 @pytest.mark.parametrize("rule", list(VARIANTS))

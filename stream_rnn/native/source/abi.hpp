@@ -108,6 +108,7 @@ struct Tick {              // or the first of several, whose rows follow
   const float* signs;
   int64_t n_signs;         // of a tick
   int64_t frozen;
+  int64_t peeks;           // only what would be predicted: nothing moves
   int64_t pays;            // whether this tick has a gradient for the recurrence
   int64_t slot;            // which row of the following, one row a tick, receives the outcome
   float* prediction;       // (., B, P)

@@ -203,6 +203,28 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
   }
 }
 
+// What would be predicted from the tick's inputs; no state and no parameter moves.
+template <class Net>
+static void peek(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
+  const int64_t B = plan.credit.B;
+  const int S = net.S, N = net.width(), I = int(plan.I), P = int(plan.P);
+  const float* state = plan.horizon ? plan.ahead : plan.s;
+  net.look();
+  for (int64_t b = 0; b < B; b++) {
+    const float* x = tick.x + b * I;
+    float* out = tick.prediction + (tick.slot * B + b) * P;
+    bool sound = tick.live[b] && within(x, I, ABSURD);
+    if (sound) {
+      const float* h = net.ahead(b, x, state + b * S, w.candidate + b * S);
+      read_out(plan, N, h, x, w.features + b * (N + I + 1), out);
+      sound = within(h, N, DIVERGED) && within(out, P, DIVERGED);
+    }
+    if (!sound) std::memset(out, 0, sizeof(float) * P);
+    if (sound) publish(plan, out);
+    tick.rejected[tick.slot * B + b] = tick.live[b] && !sound;
+  }
+}
+
 // Ticks one after another, `at` the first of them; ends after one that the loop must hear of at
 // once: credit that restarted, or an update that was refused. Returns how many there were.
 template <class Net>
@@ -210,6 +232,7 @@ static int64_t run_all(const Plan& plan, Tick at, int64_t ticks) {
   Arena arena(plan.work);
   const TickWork w(arena, plan, Net::state_size(plan), Net::width_of(plan));
   Net net(arena, plan);
+  if (at.peeks) return peek(plan, at, net, w), 1;
   const int64_t B = plan.credit.B, n_signs = at.n_signs;
   for (int64_t t = 0; t < ticks; t++) {
     run(plan, at, net, w);
