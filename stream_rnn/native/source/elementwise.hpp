@@ -218,6 +218,77 @@ struct UnitNet {
     return squares;
   }
 
+  // Linear units turn and shrink in every lane alike: the traces of some lanes in one pass, and their
+  // shares in the gradient while these are in registers. Adds up the squares of each.
+  template <int COUNT>
+  void move_alike(const int64_t* lanes, const float* const* x, const float* q, vf* squares) const {
+    const int N = this->N, I = this->I;
+    const size_t half = size_t(Q) * N;
+    float *const sums = this->sums, *const turned = this->turned;
+    const bool is_lru = e.units == LRU;
+    float* T_of[COUNT];
+    const float *x_of[COUNT], *q_of[COUNT], *m_of[COUNT], *r_of[COUNT];
+    for (int b = 0; b < COUNT; b++) {
+      T_of[b] = e.influence + size_t(lanes[b]) * 2 * half;
+      x_of[b] = x[lanes[b]];
+      q_of[b] = q + lanes[b] * S;
+      m_of[b] = moved + lanes[b] * 2 * N;
+      r_of[b] = raw + lanes[b] * 2 * N;
+    }
+    const auto block = [&](int n, auto at) __attribute__((always_inline)) {
+      const vf c = at.get(re + n), s = at.get(im + n), g = at.get(gain + n);
+      vf q_0[COUNT], q_1[COUNT], size[COUNT] = {};
+#pragma GCC unroll 4
+      for (int b = 0; b < COUNT; b++) {
+        q_0[b] = at.get(q_of[b] + n);
+        q_1[b] = at.get(q_of[b] + N + n);
+      }
+      const auto step = [&](int i, bool turning, auto now) {
+        const size_t row = size_t(i) * N + n;
+        vf sum = at.get(sums + row), other = turning ? at.get(turned + row) : vf{};
+#pragma GCC unroll 4
+        for (int b = 0; b < COUNT; b++) {
+          float* T = T_of[b] + row;
+          const vf a = at.get(T), o = at.get(T + half);
+          vf t_0 = c * a - s * o, t_1 = s * a + c * o;
+          now(b, t_0, t_1);
+          at.put(T, t_0);
+          at.put(T + half, t_1);
+          size[b] += t_0 * t_0;
+          size[b] += t_1 * t_1;
+          sum += q_0[b] * t_0;
+          sum += q_1[b] * t_1;
+          other += q_1[b] * t_0;
+          other -= q_0[b] * t_1;
+        }
+        at.put(sums + row, sum);
+        if (turning) at.put(turned + row, other);
+      };
+      for (int i = 0; i < I; i++)
+        step(i, true, [&](int b, vf& t_0, vf&) { t_0 += g * all(x_of[b][i]); });
+      const vf fade = -at.get(decay + n), turn = at.get(phase + n);
+      const vf slope = is_lru ? vf{} : at.get(gain_slope + n);
+      step(I, false, [&](int b, vf& t_0, vf& t_1) {
+        t_0 += slope * at.get(r_of[b] + n) + fade * at.get(m_of[b] + n);
+        t_1 += slope * at.get(r_of[b] + N + n) + fade * at.get(m_of[b] + N + n);
+      });
+      step(I + 1, false, [&](int b, vf& t_0, vf& t_1) {
+        t_0 -= turn * at.get(m_of[b] + N + n);
+        t_1 += turn * at.get(m_of[b] + n);
+      });
+      if (is_lru)
+        step(I + 2, false, [&](int b, vf& t_0, vf& t_1) {
+          t_0 += g * at.get(r_of[b] + n);
+          t_1 += g * at.get(r_of[b] + N + n);
+        });
+      for (int b = 0; b < COUNT; b++) squares[b] += size[b];
+    };
+    // not `by_vectors`: what it calls reads every pointer anew, as a store might have changed it
+    int n = 0;
+    for (; n + VL <= N; n += VL) block(n, Whole{});
+    if (n < N) block(n, Rest{N - n});
+  }
+
   // The shares of some lanes in the gradient, q^T T each, added up one after another.
   template <int COUNT>
   void add_shares(const float* const* q, const float* const* T) const {
@@ -270,39 +341,84 @@ struct UnitNet {
   // Exact RTRL of one tick: traces, health and gradient; x and s of each lane as in the forward pass.
   void learn(const Tick&, const uint8_t* ready, const float* const* x, const float* s, const float* q) const {
     const Observation& o = plan.credit;
-    std::memset(sums, 0, sizeof(float) * Q * N);
-    std::memset(turned, 0, sizeof(float) * I * N);
-    const int whole = N / VL * VL, left = N - whole;
-    const float *q_of[TOGETHER], *T_of[TOGETHER];
-    int waiting = 0;
     for (int64_t b = 0; b < o.B; b++) {
       o.healthy[b] = 1;
       o.norm[b] = 0;
+    }
+    nothing_yet();
+    if (!turns) {
+      for (int64_t b = 0; b < o.B; b++)
+        if (ready[b]) judge(b, move(b, x[b], s + b * S), q);
+      share(ready, q);
+    } else if (!learn_alike(ready, x, q)) {  // nothing of an unhealthy lane may stand in the gradient
+      nothing_yet();
+      share(ready, q);
+    }
+    hand_over();
+  }
+
+  void nothing_yet() const {
+    std::memset(sums, 0, sizeof(float) * Q * N);
+    std::memset(turned, 0, sizeof(float) * I * N);
+  }
+
+  vf move(int64_t b, const float* x, const float* s_t) const {
+    float* T = e.influence + size_t(b) * K * Q * N;
+    const int whole = N / VL * VL, left = N - whole;
+    vf squares = {};
+    for (int n = 0; n < whole; n += VL) squares += move_block<true>(b, n, VL, x, s_t, T);
+    if (left) {  // beyond the last unit there is nothing to count
+      const vf end = move_block<false>(b, whole, left, x, s_t, T);
+      for (int i = 0; i < left; i++) squares[i] += end[i];
+    }
+    return squares;
+  }
+
+  // Whether the lane's traces, of that many squares, are of use; restarts them if not.
+  bool judge(int64_t b, vf squares, const float* q) const {
+    const Observation& o = plan.credit;
+    const float norm = std::sqrt(sum(squares)), size = std::sqrt(dot(q + b * S, q + b * S, S));
+    o.norm[b] = norm;
+    o.healthy[b] = norm <= MOST_TRACES && norm * size <= MOST_TRACES;
+    if (!o.healthy[b]) std::memset(e.influence + size_t(b) * K * Q * N, 0, sizeof(float) * K * Q * N);
+    return o.healthy[b];
+  }
+
+  // `move_alike` of all lanes, in their order; whether all are healthy.
+  bool learn_alike(const uint8_t* ready, const float* const* x, const float* q) const {
+    int64_t lanes[TOGETHER];
+    int waiting = 0;
+    bool healthy = true;
+    for (int64_t b = 0; b < plan.credit.B; b++) {
       if (!ready[b]) continue;
-      float* T = e.influence + size_t(b) * K * Q * N;
-      const float *s_t = s + b * S, *q_b = q + b * S;
+      lanes[waiting] = b;
+      if (++waiting < TOGETHER) continue;
+      waiting = 0;
+      vf squares[TOGETHER] = {};
+      move_alike<TOGETHER>(lanes, x, q, squares);
+      for (int i = 0; i < TOGETHER; i++) healthy &= judge(lanes[i], squares[i], q);
+    }
+    for (int i = 0; i < waiting; i++) {
       vf squares = {};
-      for (int n = 0; n < whole; n += VL) squares += move_block<true>(b, n, VL, x[b], s_t, T);
-      if (left) {  // beyond the last unit there is nothing to count
-        const vf end = move_block<false>(b, whole, left, x[b], s_t, T);
-        for (int i = 0; i < left; i++) squares[i] += end[i];
-      }
-      const float norm = std::sqrt(sum(squares)), size = std::sqrt(dot(q_b, q_b, S));
-      o.norm[b] = norm;
-      o.healthy[b] = norm <= MOST_TRACES && norm * size <= MOST_TRACES;
-      if (!o.healthy[b]) {
-        std::memset(T, 0, sizeof(float) * K * Q * N);
-      } else if (size != 0) {
-        q_of[waiting] = q_b;
-        T_of[waiting] = T;
-        if (++waiting == TOGETHER) {
-          add_shares<TOGETHER>(q_of, T_of);
-          waiting = 0;
-        }
-      }
+      move_alike<1>(lanes + i, x, q, &squares);
+      healthy &= judge(lanes[i], squares, q);
+    }
+    return healthy;
+  }
+
+  // The shares of the healthy lanes, in their order.
+  void share(const uint8_t* ready, const float* q) const {
+    const float *q_of[TOGETHER], *T_of[TOGETHER];
+    int waiting = 0;
+    for (int64_t b = 0; b < plan.credit.B; b++) {
+      if (!ready[b] || !plan.credit.healthy[b]) continue;
+      q_of[waiting] = q + b * S;
+      T_of[waiting] = e.influence + size_t(b) * K * Q * N;
+      if (++waiting < TOGETHER) continue;
+      waiting = 0;
+      add_shares<TOGETHER>(q_of, T_of);
     }
     for (int i = 0; i < waiting; i++) add_shares<1>(q_of + i, T_of + i);
-    hand_over();
   }
 };
 

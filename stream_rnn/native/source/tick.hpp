@@ -41,8 +41,8 @@ struct DenseNet {
   void step(int64_t b, const float* x, const float* s_tm1, float* s_t, bool keeps) const {
     const int I = int(plan.I);
     float* input = u + b * z.M;
-    std::memcpy(input, x, sizeof(float) * I);
-    std::memcpy(input + I, s_tm1, sizeof(float) * z.N);
+    copy(input, x, I);
+    copy(input + I, s_tm1, z.N);
     input[I + z.N] = 1;
     drive_of(z.Z, z.M, plan.recurrent.parameters[0].value, input, pre);
     activate(plan.cell, z.N, pre, s_tm1, s_t, keeps ? drive + b * z.K * z.Z : nullptr, carry + b * z.K * S);
@@ -94,10 +94,41 @@ struct TickWork {
 
 static void read_out(const Plan& plan, int width, const float* h, const float* x, float* features, float* o) {
   const int I = int(plan.I), F = width + I + 1;
-  std::memcpy(features, h, sizeof(float) * width);
-  std::memcpy(features + width, x, sizeof(float) * I);
+  copy(features, h, width);
+  copy(features + width, x, I);
   features[F - 1] = 1;
   drive_of(int(plan.P), F, plan.readout.parameters[0].value, features, o);
+}
+
+// q (N) = slope^T V of a lane.
+static void pull(const Plan& plan, int N, const float* slope, float* q) {
+  const int P = int(plan.P), F = N + int(plan.I) + 1;
+  const float* V = plan.readout.parameters[0].value;
+  by_vectors(N, [&](int n, auto at) {
+    vf sum = all(slope[0]) * at.get(V + n);
+    for (int i = 1; i < P; i++) sum += all(slope[i]) * at.get(V + size_t(i) * F + n);
+    at.put(q + n, sum);
+  });
+}
+
+// The shares of some lanes in the read-out's gradient (P, F), one after another.
+template <int COUNT>
+static void add_slopes(int P, int F, const int64_t* lanes, const TickWork& w) {
+  const float *slope[COUNT], *features[COUNT];
+  for (int b = 0; b < COUNT; b++) {
+    slope[b] = w.slope + lanes[b] * P;
+    features[b] = w.features + lanes[b] * F;
+  }
+  by_vectors(F, [&](int n, auto at) {
+    vf seen[COUNT];
+    for (int b = 0; b < COUNT; b++) seen[b] = at.get(features[b] + n);
+    for (int i = 0; i < P; i++) {
+      float* gradient = w.head_gradient + size_t(i) * F + n;
+      vf sum = at.get(gradient);
+      for (int b = 0; b < COUNT; b++) sum += all(slope[b][i]) * seen[b];
+      at.put(gradient, sum);
+    }
+  });
 }
 
 // The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live and scored.
@@ -139,27 +170,32 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     rejected[b] = tick.live[b] && !live;
   }
 
-  // the loss, its slope, and what it asks of the recurrence
+  // the loss, its slope, and what it asks of the read-out and of the recurrence
   std::memset(w.head_gradient, 0, sizeof(float) * P * F);
-  std::memset(w.q, 0, sizeof(float) * B * Nq);
+  int64_t lanes[TOGETHER];
+  int waiting = 0;
   for (int64_t b = 0; b < B; b++) {
-    loss[b] = 0;
-    if (!w.scored[b]) continue;
     float *slope = w.slope + b * P, *q = w.q + b * Nq;
-    loss[b] = evaluate(plan, w.o + b * P, tick.y + b * Q, slope);
-    for (int i = 0; i < P; i++) {
-      const float s = slope[i] /= float(n_scored);
-      const float *V = plan.readout.parameters[0].value + size_t(i) * F, *features = w.features + b * F;
-      float* gradient = w.head_gradient + size_t(i) * F;
-      for (int n = 0; n < N; n++) q[n] += s * V[n];
-      for (int n = 0; n < F; n++) gradient[n] += s * features[n];
+    loss[b] = 0;
+    if (!w.scored[b]) {
+      std::memset(q, 0, sizeof(float) * Nq);
+      continue;
     }
+    loss[b] = evaluate(plan, w.o + b * P, tick.y + b * Q, slope);
+    for (int i = 0; i < P; i++) slope[i] /= float(n_scored);
+    pull(plan, N, slope, q);
+    std::memset(q + N, 0, sizeof(float) * (Nq - N));
+    lanes[waiting] = b;
+    if (++waiting < TOGETHER) continue;
+    waiting = 0;
+    add_slopes<TOGETHER>(P, F, lanes, w);
   }
+  for (int i = 0; i < waiting; i++) add_slopes<1>(P, F, lanes + i, w);
 
   // credit; new states are committed
   net.learn(tick, w.ready, w.x, w.candidate, w.q);
   for (int64_t b = 0; b < B; b++)
-    if (w.ready[b]) std::memcpy(plan.s + b * S, w.candidate + b * S, sizeof(float) * S);
+    if (w.ready[b]) copy(plan.s + b * S, w.candidate + b * S, S);
 
   // updates: a zero gradient is not a no-op, an update needs a lane that is owed one and sound
   *updated = 0;
