@@ -140,8 +140,20 @@ class Outcomes:
         """(T,) bool; None where an `Outcome` of these ticks says None."""
         return None if self._waits else self._ticked.updated[self._start : self._end]
 
+    def first_output(self, t: int, lane: int) -> float | None:
+        """Of the lane's prediction at place t; None: it was rejected. Synchronizes.
+
+        For who has one stream and one number to predict: no tensor is made for it.
+        """
+        at = self._start + t
+        if self._room is not None:
+            return self._room.first_output(at, lane)
+        if self._ticked.rejected_B[at, lane].item():
+            return None
+        return float(self._ticked.prediction_BP[at, lane, 0].item())
+
     def on_host(self) -> OnHost:
-        """In arrays, for who publishes it; synchronizes."""
+        """In arrays of numpy, for who publishes all of it; synchronizes."""
         if self._room is None:
             arrays = tuple(each.numpy(force=True) for each in self._ticked)
         else:

@@ -92,8 +92,8 @@ class Regressor:
             struct.error: a field is no number.
         """
         self._pack_x(self._x, 0, *self._get(x))
-        told = self.learner.peek(self._next).on_host()
-        return math.nan if told.rejected_TB[0, 0] else float(told.prediction_TBP[0, 0, 0])
+        prediction = self.learner.peek(self._next).first_output(0, 0)
+        return math.nan if prediction is None else prediction
 
     def learn_one(self, x: Mapping[str, float], y: float) -> None:
         """Learn from the stream's next record and its target. Raises what `predict_one` does."""
@@ -107,11 +107,11 @@ class Regressor:
         """
         self._pack_x(self._x, 0, *self._get(x))
         self._pack_y(self._y, 0, y)
-        told = self.learner.run(self._next).on_host()
-        if told.rejected_TB[0, 0]:
+        prediction = self.learner.run(self._next).first_output(0, 0)
+        if prediction is None:
             self.refused += 1
             return math.nan
-        return float(told.prediction_TBP[0, 0, 0])
+        return prediction
 
     def steps(self, xs: Sequence[Mapping[str, float]], ys: Sequence[float]) -> list[float]:
         """`step` for each of several records, in fewer calls; what is learned is the same.
@@ -130,11 +130,9 @@ class Regressor:
         block = Block(x_T.view(n, 1, -1), y_T.view(n, 1, 1), yes_TB, yes_TB)
         predictions: list[float] = []
         while len(predictions) < n:
-            told = self.learner.run(block, len(predictions)).on_host()
-            values = told.prediction_TBP.ravel().tolist()
-            if told.rejected_TB.any():
-                refused = told.rejected_TB.ravel().tolist()
-                values = [math.nan if r else v for r, v in zip(refused, values, strict=True)]
-                self.refused += refused.count(True)
-            predictions += values
+            outcomes = self.learner.run(block, len(predictions))
+            refused_TB = outcomes.rejected_TB
+            values_T = outcomes.prediction_TBP.flatten().masked_fill(refused_TB.flatten(), math.nan)
+            self.refused += int(refused_TB.sum())
+            predictions += values_T.tolist()
         return predictions

@@ -43,11 +43,15 @@ class Room:
         n = max(n_ticks, min(256, BLOCK_BYTES // (n_lanes * (4 * n_outputs + 7))))
         self.size = n
         self.used = 0
+        self._sizes = n_lanes, n_outputs
+        predictions, rejected = bytearray(4 * n * n_lanes * n_outputs), bytearray(n * n_lanes)
+        self._predictions = memoryview(predictions).cast("f")
+        self._rejected = memoryview(rejected).cast("?")
         self.rows = Ticked(
-            torch.zeros(n, n_lanes, n_outputs),
+            torch.frombuffer(predictions, dtype=torch.float32).view(n, n_lanes, n_outputs),
             torch.zeros(n, n_lanes),
             _flags(n, n_lanes),
-            _flags(n, n_lanes),
+            torch.frombuffer(rejected, dtype=torch.bool).view(n, n_lanes),
             _flags(n, n_lanes),
             _flags(n),
         )
@@ -60,6 +64,12 @@ class Room:
         tick.prediction, tick.loss = rows.prediction_BP.data_ptr(), rows.loss_B.data_ptr()
         tick.learned, tick.rejected = rows.learned_B.data_ptr(), rows.rejected_B.data_ptr()
         tick.restarted, tick.updated = rows.restarted_B.data_ptr(), rows.updated.data_ptr()
+
+    def first_output(self, i: int, lane: int) -> float | None:
+        """Of one tick's prediction; None: the lane was rejected."""
+        n_lanes, n_outputs = self._sizes
+        place = i * n_lanes + lane
+        return None if self._rejected[place] else self._predictions[place * n_outputs]
 
     def arrays(self) -> tuple[Array, ...]:
         """The fields of `rows` as arrays over the same memory."""

@@ -122,4 +122,8 @@ def test_outcomes_on_the_host_are_the_tensors(make: Callable[[int], Learner], wa
             tensor: Tensor | None = getattr(outcomes, name)
             assert tensor is not None
             assert array.tobytes() == tensor.numpy().tobytes(), name
+        for k, row_B in enumerate(told.rejected_TB):
+            for b, is_rejected in enumerate(row_B):
+                value = outcomes.first_output(k, b)
+                assert value == (None if is_rejected else told.prediction_TBP[k, b, 0])
         t += len(outcomes)
