@@ -155,11 +155,16 @@ class Outcomes:
     def on_host(self) -> OnHost:
         """In arrays of numpy, for who publishes all of it; synchronizes."""
         if self._room is None:
-            arrays = tuple(each.numpy(force=True) for each in self._ticked)
-        else:
-            arrays = self._room.arrays()
+            updated_T = self.updated_T
+            return OnHost(
+                self.prediction_TBP.numpy(force=True),
+                self.learned_TB.numpy(force=True),
+                self.rejected_TB.numpy(force=True),
+                self.restarted_TB.numpy(force=True),
+                None if updated_T is None else updated_T.numpy(force=True),
+            )
         part = slice(self._start, self._end)
-        prediction, _, learned, rejected, restarted, updated = arrays
+        prediction, _, learned, rejected, restarted, updated = self._room.arrays()
         return OnHost(
             *(prediction[part], learned[part], rejected[part], restarted[part]),
             updated_T=None if self._waits else updated[part],

@@ -122,8 +122,15 @@ class Learner:
         """What would be predicted from the inputs of the block's tick t, were it the next one.
 
         With the parameters as they are, and nothing moves: neither a hidden state nor what a
-        `step` would draw at random. Nothing is `learned`; `rejected` are lanes it is unsound for.
+        `step` would draw at random. (Updates may make room for what they keep, which is zero.)
+        Nothing is `learned`; `rejected` are lanes it is unsound for.
+
+        Raises:
+            ValueError: there is no tick t.
+            NotImplementedError: the recurrence does not tell its `hidden` state.
         """
+        if not 0 <= t < len(block):
+            raise ValueError(f"expected 0 <= t < {len(block)}, got {t}")
         plan = self._plan_now(None)
         taken = None if plan is None else plan.peek(block.rows, t)
         return self._peek(block.frame(t)) if taken is None else Outcomes(*taken)
@@ -134,11 +141,13 @@ class Learner:
         stands = recurrence.hidden(self.horizon > 0)
         ahead = recurrence.hidden(True)
         kept = [state.clone() for state in ahead]
-        for state, start in zip(ahead, stands, strict=True):
-            state.copy_(start)
-        prediction_BP, rejected_B = self._foresee(frame)
-        for state, old in zip(ahead, kept, strict=True):
-            state.copy_(old)
+        try:
+            for state, start in zip(ahead, stands, strict=True):
+                state.copy_(start)
+            prediction_BP, rejected_B = self._foresee(frame)
+        finally:
+            for state, old in zip(ahead, kept, strict=True):
+                state.copy_(old)
         nobody_B = torch.zeros_like(rejected_B)
         loss_B = torch.zeros_like(prediction_BP[:, 0])
         return Outcomes.of(Outcome(prediction_BP, loss_B, nobody_B, rejected_B, nobody_B, None))

@@ -287,7 +287,7 @@ class AddTask(Experiment):
             f"{PARTS} steps of Adam in each, every {setting.window} events on the final target "
             f"with a weight of 0.1, 0.2 .. 1 (-events: at each of them); regularizer and bptt make "
             f"one, at the end. "
-            f"fptt and regularizer: alpha {ALPHA} if none is named, beta {BETA}."
+            f"With the regularizer: alpha {ALPHA} if none is named, beta {BETA}."
         )
 
     @override

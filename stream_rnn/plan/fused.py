@@ -133,7 +133,6 @@ class Plan:
         tick, room = self._tick, self._room_for(1)
         tick.slot, tick.peeks = room.used, True
         self._library.ticks(self._plan, tick, 1)
-        tick.peeks = False
         room.used += 1
         return room, room.used - 1, room.used, True
 
@@ -165,7 +164,7 @@ class Plan:
     def _call(self, n: int, frozen: bool) -> None:
         """Up to n ticks, and everybody told of them."""
         tick, room = self._tick, self._room
-        tick.frozen, tick.slot = frozen, room.used
+        tick.frozen, tick.peeks, tick.slot = frozen, False, room.used
         taken = self._library.ticks(self._plan, tick, n)
         room.used += taken
         pays = bool(tick.pays)

@@ -201,19 +201,55 @@ def test_every_instruction_set_ticks_the_same(
     for variant in kernels.runs:
         monkeypatch.setattr(loading, "_found", loading.Library(kernels.path, variant))
         for units in UNITS:
-            pair = pair_of(lambda: learner_of(units, 3, 6, horizon=1))  # noqa: B023
-            for frame in frames_of(6, LANES, 3, dtype=torch.float32):
+            pair = pair_of(lambda: learner_of(units, 3, 6, 1, n_lanes=11))  # noqa: B023
+            for frame in frames_of(6, 11, 3, idle=0.2, dtype=torch.float32):
                 pair.step(frame)
 
 
+@pytest.mark.parametrize("units", ["lru", "elstm"])
+def test_a_loss_of_several_outputs_over_many_lanes_is_the_same(
+    units: str, pair_of: Any, frames_of: Any
+) -> None:
+    pair = pair_of(lambda: learner_of(units, loss=Gaussian(2), n_lanes=11))
+    for frame in frames_of(8, 11, n_targets=2, idle=0.2, unscored=0.2, dtype=torch.float32):
+        pair.step(frame)
+
+
+@pytest.mark.parametrize("n_units", [5, 20])
+@pytest.mark.parametrize("units", UNITS)
+def test_a_lane_that_comes_apart_leaves_the_others_to_the_bit(
+    units: str, n_units: int, kernels: loading.Library, frames_of: Any
+) -> None:
+    """One that taught nothing in this tick: whatever it held, the gradient is the others'."""
+    frames = frames_of(4, 6, 3, dtype=torch.float32)
+    for frame in frames:
+        frame.scored_B[1] = False
+    moved = []
+    for planted in (0.0, 1e30):
+        learner = learner_of(units, 3, n_units, n_lanes=6)
+        for t, frame in enumerate(frames):
+            if t == 2:
+                learner.lane_state["influence_BKQN"][1] = planted
+            outcome = learner.step(frame)
+            assert outcome.restarted_B.tolist() == [
+                b == 1 and t == 2 and planted > 0 for b in range(6)
+            ]
+            if t == 2:
+                moved.append([param.clone() for param in learner.parameters()])
+        assert learner._plan is not None
+    for calm, wild in zip(*moved, strict=True):
+        assert torch.equal(calm, wild)
+
+
+@pytest.mark.parametrize("units", UNITS)
 def test_a_state_of_one_lane_is_the_same_bits_whoever_is_beside_it(
-    kernels: loading.Library, frames_of: Any
+    units: str, kernels: loading.Library, frames_of: Any
 ) -> None:
     """Lanes share parameters and nothing else: frozen, a lane sees its own events only."""
-    frames = frames_of(10, LANES, idle=0.3, dtype=torch.float32)
+    frames = frames_of(10, 6, idle=0.3, dtype=torch.float32)
     states = []
     for alone in (False, True):
-        learner = learner_of("rtu-tanh")
+        learner = learner_of(units, n_units=20, n_lanes=6)
         learner.teaches = "nothing"
         for frame in frames:
             live_B = frame.live_B.clone()

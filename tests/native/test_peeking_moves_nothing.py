@@ -84,6 +84,7 @@ def test_it_is_what_the_tick_then_predicts(make: Callable[[int], Learner], horiz
             learner.teaches = unasked.teaches = "all" if t < TICKS // 2 else "nothing"
         before = bits(learner)
         told = learner.peek(block, t)
+        assert (learner._plan is not None) == (loading.find() is not None)
         after = bits(learner)
         assert {name: after[name] for name in before} == before
         # updates make room for what they keep as soon as somebody wants to know where it is
@@ -100,6 +101,36 @@ def test_it_is_what_the_tick_then_predicts(make: Callable[[int], Learner], horiz
         assert torch.equal(told.rejected_TB[0], outcome.rejected_B)
         refused += int(told.rejected_TB.sum())
     assert refused == 3
+    assert bits(learner) == bits(unasked)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("t", [-1, TICKS])
+def test_a_tick_that_is_not_there_is_refused(make: Callable[[int], Learner], t: int) -> None:
+    with pytest.raises(ValueError, match=rf"expected 0 <= t < {TICKS}, got {t}"):
+        make(0).peek(block_of(), t)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_who_was_interrupted_in_a_peek_learns_again(
+    make: Callable[[int], Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a notebook comes out of the call of the library."""
+    block, learner, unasked = block_of(), make(0), make(0)
+    for each in (learner, unasked):
+        each.step(block.frame(0))
+    ticks = loading.Library.ticks
+
+    def interrupted(*args: Any) -> int:
+        ticks(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loading.Library, "ticks", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learner.peek(block, 1)
+    for t in range(1, TICKS):
+        assert len(learner.run(block, t, t + 1)) == len(unasked.run(block, t, t + 1)) == 1
     assert bits(learner) == bits(unasked)
 
 

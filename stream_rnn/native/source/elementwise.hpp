@@ -254,12 +254,9 @@ struct UnitNet {
           now(b, t_0, t_1);
           at.put(T, t_0);
           at.put(T + half, t_1);
-          size[b] += t_0 * t_0;
-          size[b] += t_1 * t_1;
-          sum += q_0[b] * t_0;
-          sum += q_1[b] * t_1;
-          other += q_1[b] * t_0;
-          other -= q_0[b] * t_1;
+          size[b] = fused(t_1, t_1, fused(t_0, t_0, size[b]));
+          sum = fused(q_1[b], t_1, fused(q_0[b], t_0, sum));  // as `add_shares` does, to the bit
+          other = fused(-q_0[b], t_1, fused(q_1[b], t_0, other));
         }
         at.put(sums + row, sum);
         if (turning) at.put(turned + row, other);
@@ -311,10 +308,10 @@ struct UnitNet {
           const vf t_0 = at.get(T[b] + row);
           if (is_pair) {
             const vf t_1 = at.get(T[b] + half + row);
-            sum += q_0[b] * t_0 + q_1[b] * t_1;
-            other += q_1[b] * t_0 - q_0[b] * t_1;
+            sum = fused(q_1[b], t_1, fused(q_0[b], t_0, sum));
+            other = fused(-q_0[b], t_1, fused(q_1[b], t_0, other));
           } else {
-            sum += q_0[b] * t_0;
+            sum = fused(q_0[b], t_0, sum);
           }
         }
         at.put(sums + row, sum);

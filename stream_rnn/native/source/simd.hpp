@@ -20,6 +20,18 @@ inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
 inline vf all(float x) { return vf{} + x; }
 
+// a b + c. Said, not left to the compiler, which makes one operation or two of it as the code around it
+// happens to be: sums of several lanes are the same bits however these are grouped.
+inline vf fused(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return vf(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
+#elif defined(__FMA__)
+  return vf(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
+#else
+  return a * b + c;
+#endif
+}
+
 // As many bytes of doubles.
 constexpr int DL = VL / 2;
 typedef double dv __attribute__((vector_size(8 * DL), aligned(8), may_alias));

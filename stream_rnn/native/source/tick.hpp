@@ -125,7 +125,7 @@ static void add_slopes(int P, int F, const int64_t* lanes, const TickWork& w) {
     for (int i = 0; i < P; i++) {
       float* gradient = w.head_gradient + size_t(i) * F + n;
       vf sum = at.get(gradient);
-      for (int b = 0; b < COUNT; b++) sum += all(slope[b][i]) * seen[b];
+      for (int b = 0; b < COUNT; b++) sum = fused(all(slope[b][i]), seen[b], sum);
       at.put(gradient, sum);
     }
   });
