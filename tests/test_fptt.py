@@ -228,6 +228,28 @@ def test_around_adam_it_is_adam_on_the_whole_gradient() -> None:
         torch.testing.assert_close(mean_and_lam(update)[0], mean, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.02])
+@pytest.mark.parametrize("beta", [0.5, 0.25, 0.75])
+def test_around_adam_a_constant_gradient_moves_w_by_lr_or_by_its_share(
+    alpha: float, beta: float
+) -> None:
+    lr, n = 1e-3, 4000
+    pull = alpha * (1 / beta - 1)
+    slow = torch.tensor([0.02, 0.1, 0.5], dtype=torch.float64)  # g, in lr pull
+    g = torch.cat((slow, slow.new_tensor([2.0, 20.0]))) * lr * pull
+    W, update = torch.zeros_like(g), Fptt(Adam(lr, clip=None, eps=1e-15), alpha, beta)
+    for _ in range(n):
+        update.step([W], [g], YES)
+    half_way = W.clone()
+    for _ in range(n):
+        update.step([W], [g], YES)
+    speed = (half_way - W) / n / lr
+    torch.testing.assert_close(speed[3:], torch.ones_like(speed[3:]), rtol=0.01, atol=0)
+    # where pull and gradient cancel, and Adam swings about that
+    assert (speed[:3] < slow).all()
+    assert (speed[:3] > 0.87 * slow).all()
+
+
 def test_what_is_clipped_is_the_gradient_with_its_pull() -> None:
     update, W = Fptt(Sgd(lr=1.0, clip=1.0), alpha=1e3), torch.zeros(1).double()
     state = {"mean.0": torch.ones(1).double(), "lam.0": torch.zeros(1).double()}

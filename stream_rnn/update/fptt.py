@@ -21,8 +21,9 @@ class Fptt(Update):
     and the mean follow. No credit rule: it knows nothing of time; the paper's goes with
     `credit = { kind = "tbptt", window = part }`. The inner update clips the whole, as the authors'
     program clips the gradient of loss and regularizer together, and `gradient_norm` is the
-    whole's. Around SGD the pull is weak, about lr * alpha of the gradient
-    (docs/algorithms.md 8.3).
+    whole's. Around SGD the pull is weak, about lr * alpha of the gradient. Around Adam a steady
+    gradient g moves W by about min(lr, |g| / alpha) a step (at beta = 1/2): an alpha too large
+    for the size of the loss holds W where gradients are small (docs/algorithms.md 8.3).
 
     Args:
         inner: what makes the step, e.g. `{ kind = "adam", lr = 0.001 }`.
