@@ -70,9 +70,9 @@ class Variant:
     Attributes:
         name: as in the table.
         in_parts: an update at the end of each part, not of the sequence alone.
+        is_regularized: FPTT's pull around Adam.
         every_event: a loss at each event, not at the end alone.
         alpha: strength of the pull.
-        is_regularized: FPTT's pull around Adam.
         every: ticks to an "update" of the table, which counts sequences: 1.
     """
 

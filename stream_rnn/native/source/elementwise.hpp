@@ -336,7 +336,7 @@ struct UnitNet {
   }
 
   // Exact RTRL of one tick: traces, health and gradient; x and s of each lane as in the forward pass.
-  void learn(const Tick&, const uint8_t* ready, const float* const* x, const float* s, const float* q) const {
+  void learn(const Tick& tick, const uint8_t* ready, const float* const* x, const float* s, const float* q) const {
     const Observation& o = plan.credit;
     for (int64_t b = 0; b < o.B; b++) {
       o.healthy[b] = 1;
@@ -346,10 +346,10 @@ struct UnitNet {
     if (!turns) {
       for (int64_t b = 0; b < o.B; b++)
         if (ready[b]) judge(b, move(b, x[b], s + b * S), q);
-      share(ready, q);
+      share(tick, ready, q);
     } else if (!learn_alike(ready, x, q)) {  // nothing of an unhealthy lane may stand in the gradient
       nothing_yet();
-      share(ready, q);
+      share(tick, ready, q);
     }
     hand_over();
   }
@@ -403,12 +403,12 @@ struct UnitNet {
     return healthy;
   }
 
-  // The shares of the healthy lanes, in their order.
-  void share(const uint8_t* ready, const float* q) const {
+  // The shares of the healthy lanes that are scored, in their order; of others q is zero.
+  void share(const Tick& tick, const uint8_t* ready, const float* q) const {
     const float *q_of[TOGETHER], *T_of[TOGETHER];
     int waiting = 0;
     for (int64_t b = 0; b < plan.credit.B; b++) {
-      if (!ready[b] || !plan.credit.healthy[b]) continue;
+      if (!ready[b] || !tick.scored[b] || !plan.credit.healthy[b]) continue;
       q_of[waiting] = q + b * S;
       T_of[waiting] = e.influence + size_t(b) * K * Q * N;
       if (++waiting < TOGETHER) continue;

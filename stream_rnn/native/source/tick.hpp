@@ -255,8 +255,10 @@ static void peek(const Plan& plan, const Tick& tick, Net& net, const TickWork& w
       read_out(plan, N, h, x, w.features + b * (N + I + 1), out);
       sound = within(h, N, DIVERGED) && within(out, P, DIVERGED);
     }
-    if (!sound) std::memset(out, 0, sizeof(float) * P);
-    if (sound) publish(plan, out);
+    if (sound)
+      publish(plan, out);
+    else
+      std::memset(out, 0, sizeof(float) * P);
     tick.rejected[tick.slot * B + b] = tick.live[b] && !sound;
   }
 }
