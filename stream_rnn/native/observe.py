@@ -18,6 +18,8 @@ RULES = {"kf": 0, "ok": 1, "tbptt": 2, "rtrl": 3}
 CHUNKS = {"joint": 0, "gate": 1, "row": 2}
 MAX_RANK = 16
 """What the library's small matrices are made for; ranks above go to the twin."""
+MAX_BLOCKS = 2
+"""Blocks of the state whose rows the library knows how to push; cells with more go to the twin."""
 
 
 class Shape(NamedTuple):
@@ -97,9 +99,11 @@ class Observer:
 def observer_for(shape: Shape, q_BS: Tensor, known: Observer | None) -> Observer | None:
     """Who observes natively, `known` if it still may; None: the twin does.
 
-    The library takes float32 on the processor and ranks up to `MAX_RANK`.
+    The library takes float32 on the processor, ranks up to `MAX_RANK` and `MAX_BLOCKS` blocks.
     """
-    if q_BS.dtype != torch.float32 or q_BS.device.type != "cpu" or shape.rank > MAX_RANK:
+    if shape.rank > MAX_RANK or shape.blocks > MAX_BLOCKS:
+        return None
+    if q_BS.dtype != torch.float32 or q_BS.device.type != "cpu":
         return None
     kernels = loading.find()
     if kernels is None:

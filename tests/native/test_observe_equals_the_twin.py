@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from stream_rnn.cells import CELLS, Lstm, Tanh
+from stream_rnn.cells import CELLS, Cell, Lstm, Tanh
 from stream_rnn.credit import Credit, Ok
 from stream_rnn.linearization import Linearization
 from stream_rnn.native import loading
@@ -31,7 +32,9 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 RULES |= {f"ok-joint-{rank}": ("ok", {"rank": rank, "chunks": "joint"}) for rank in (2, 5, 12, 15)}
 SIZES = [(name, 5) for name in RULES]
 SIZES += [(name, 17) for name in ("kf", "ok-joint-8", "ok-gate-3", "ok-row-1")]
-SIZES += [(name, 36) for name in ("kf", "ok-gate-8", "ok-row-8")]  # panels of 32 columns and a rest
+SIZES += [(name, 17) for name in ("ok-joint-1", "ok-gate-1")]
+# panels of 32 columns and a rest
+SIZES += [(name, 36) for name in ("kf", "ok-joint-1", "ok-gate-1", "ok-gate-8", "ok-row-8")]
 LANES = 3
 
 
@@ -101,7 +104,7 @@ def test_a_tick_is_the_same(
         native.load_state_dict(twin.state_dict())  # rounding is judged tick by tick
 
 
-@pytest.mark.parametrize("name", ["kf", "ok-gate-3", "ok-row-8", "ok-joint-16"])
+@pytest.mark.parametrize("name", ["kf", "ok-gate-1", "ok-gate-3", "ok-row-8", "ok-joint-16"])
 def test_every_instruction_set_computes_the_same(
     name: str, kernels: loading.Library, monkeypatch: pytest.MonkeyPatch, rule_of: Any
 ) -> None:
@@ -116,8 +119,40 @@ def test_every_instruction_set_computes_the_same(
             native.load_state_dict(twin.state_dict())
 
 
+class SixGates(Cell):
+    """More gates, and so more sums of OK, than are factorized at once."""
+
+    blocks = 1
+    gates = 6
+
+    @override
+    def step(self, W_ZM: Tensor, x_BI: Tensor, s_BS: Tensor) -> tuple[Tensor, Linearization]:
+        u_BM = self._assemble(x_BI, s_BS)
+        h_BGN = torch.tanh(u_BM @ W_ZM.T).view(-1, self.gates, self.n_units)
+        drive_BKGN = ((1 - h_BGN * h_BGN) / self.gates)[:, None]
+        carry_BKKN = torch.zeros(len(x_BI), 1, 1, self.n_units)
+        lin = Linearization(self._recurrent_columns(W_ZM), drive_BKGN, carry_BKKN, u_BM)
+        return h_BGN.mean(1), lin
+
+
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("name", ["kf", "ok-joint-1", "ok-gate-8", "ok-row-3"])
+@pytest.mark.parametrize("name", ["kf", "ok-joint-1", "ok-gate-1", "ok-gate-3"])
+def test_a_cell_may_have_any_number_of_gates(
+    name: str, rule_of: Callable[..., Credit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CELLS, "six", SixGates)
+    cell, steps = ticks("six", 7, 8)
+    rule, settings = RULES[name]
+    native, twin = (rule_of(rule, cell, LANES, **settings) for _ in range(2))
+    for step in steps:
+        observe_both(native, twin, *step)
+        assert_near(native.gradient(), twin.gradient(), 1e-5)  # type: ignore[arg-type]
+        assert_near(influence(native), influence(twin), 1e-3)
+        native.load_state_dict(twin.state_dict())
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("name", ["kf", "ok-joint-1", "ok-gate-1", "ok-gate-8", "ok-row-3"])
 @pytest.mark.parametrize("size", [1e6, float("inf"), float("nan")])
 def test_bad_credit_restarts_the_lane_and_harms_no_other(
     size: float, name: str, rule_of: Callable[..., Credit]
@@ -182,6 +217,43 @@ def test_what_the_library_is_not_made_for_goes_to_the_twin(dtype: torch.dtype, r
     rule.observe(lin, q_BS, torch.tensor([True]))
     assert rule._observer is None
     torch.testing.assert_close(rule.gradient(), lin.pull_drive(q_BS).T @ lin.u_BM)
+
+
+class ThreeBlocks(Cell):
+    """h beside two leaky sums, each of which reads the next."""
+
+    blocks = 3
+    gates = 1
+
+    @override
+    def step(self, W_ZM: Tensor, x_BI: Tensor, s_BS: Tensor) -> tuple[Tensor, Linearization]:
+        h_BN, c_BN, e_BN = s_BS.chunk(3, dim=1)
+        u_BM = self._assemble(x_BI, h_BN)
+        z_BN = torch.tanh(u_BM @ W_ZM.T)
+        drive_BKGN = (1 - z_BN * z_BN)[:, None, None, :].repeat(1, 3, 1, 1)
+        carry_KK = torch.tensor([[0.0, 0.2, 0.1], [0.0, 0.5, 0.3], [0.0, 0.0, 0.5]])
+        carry_BKKN = carry_KK[None, :, :, None].repeat(len(x_BI), 1, 1, self.n_units)
+        s_BS = torch.cat(
+            [z_BN + 0.2 * c_BN + 0.1 * e_BN, z_BN + 0.5 * c_BN + 0.3 * e_BN, z_BN + 0.5 * e_BN],
+            dim=1,
+        )
+        return s_BS, Linearization(self._recurrent_columns(W_ZM), drive_BKGN, carry_BKKN, u_BM)
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("rule", ["kf", "ok"])
+def test_a_cell_may_have_more_blocks_than_the_library_knows(
+    rule: str, rule_of: Callable[..., Credit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CELLS, "three", ThreeBlocks)
+    cell, steps = ticks("three", 4, 6)
+    given, twin = (rule_of(rule, cell, LANES) for _ in range(2))
+    for lin, q_BS, live_B in steps:
+        given.observe(lin, q_BS, live_B)
+        assert given._observer is None  # type: ignore[attr-defined]
+        with loading.switched_off():
+            twin.observe(lin, q_BS, live_B)
+        assert torch.equal(given.gradient(), twin.gradient())  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("kernels")

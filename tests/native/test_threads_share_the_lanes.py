@@ -31,6 +31,7 @@ def signs() -> torch.Generator:
 RULES: dict[str, Callable[[Cell, int], Credit]] = {
     "kf": lambda cell, n: Kf(cell, n, signs()),
     "ok-joint-8": lambda cell, n: Ok(cell, n, signs(), rank=8, chunks="joint"),
+    "ok-gate-1": lambda cell, n: Ok(cell, n, signs(), rank=1),
     "ok-gate-3": lambda cell, n: Ok(cell, n, signs(), rank=3),
     "ok-row-1": lambda cell, n: Ok(cell, n, signs(), rank=1, chunks="row"),
     "rtrl": Rtrl,

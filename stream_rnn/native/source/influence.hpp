@@ -11,11 +11,11 @@ constexpr double EXPLODED = 1e8;  // stream_rnn/credit/base.py
 // (ds/dz)^T q, (Z)
 static void pull_drive(const Sizes& z, const Lane& lane, float* p) {
   for (int g = 0; g < z.G; g++)
-    for (int n = 0; n < z.N; n++) {
-      float s = 0;
-      for (int k = 0; k < z.K; k++) s += lane.drive[k * z.Z + g * z.N + n] * lane.q[k * z.N + n];
-      p[g * z.N + n] = s;
-    }
+    by_vectors(z.N, [&](int n, auto at) {
+      vf sum = {};
+      for (int k = 0; k < z.K; k++) sum += at.get(lane.drive + k * z.Z + g * z.N + n) * at.get(lane.q + k * z.N + n);
+      at.put(p + g * z.N + n, sum);
+    });
 }
 
 // A lane whose credit is bad restarts from nothing.
@@ -66,47 +66,134 @@ struct Work {  // of one lane
   }
 };
 
+// The mixing matrices of all chunks of a lane, from their Gram matrices.
+static void reduce_chunks(const Observation& o, const Sizes& z, const Work& w, int64_t b) {
+  const int n = z.n, C = z.chunks;
+  for (int c = 0; c < C; c += AT_ONCE)
+    reduce(n, std::min(AT_ONCE, C - c), w.gram_V + size_t(c) * n * n, w.gram_A + size_t(c) * n * n,
+           o.signs + (b * C + c) * n, w.mix_V + size_t(c) * n * z.rank, w.mix_A + size_t(c) * n * z.rank,
+           o.variance + b * C + c);
+}
+
+// What is done with one summand, by KF and by OK of rank 1: each group of columns of A is pushed in place.
+
+// A of a group (S, columns) becomes J A, and `pulled` q^T (J A); returns the sum of its squares.
+static double push_one(const Sizes& z, const Lane& lane, const Work& w, float* A, float* pulled) {
+  double squares = 0;
+  for (int first = 0; first < z.columns; first += PANEL) {
+    const int width = std::min(PANEL, z.columns - first);
+    float column[PANEL];
+    const Rows out = width == PANEL ? Rows{A + first, size_t(z.columns)} : Rows{w.pushed, PANEL};
+    squares += push_panel<true>(z, lane, w.J, A + first, z.columns, width, w.packed, out, column);
+    for (int s = 0; s < z.S && width < PANEL; s++)
+      copy_row(w.pushed + size_t(s) * PANEL, A + size_t(s) * z.columns + first, width);
+    copy_row(column, pulled + first, width);
+  }
+  return squares;
+}
+
+// D of a group has diagonals only, one for each state and gate: calls `each(N numbers of the drive, those of A
+// in the same places)`, the latter `columns + 1` apart.
+template <class Each>
+inline void by_diagonals(const Sizes& z, const Lane& lane, int group, float* A, const Each& each) {
+  for (int k = 0; k < z.K; k++)
+    for (int first = 0; first < z.columns; first += z.N)
+      each(lane.drive + k * z.Z + group * z.columns + first, A + size_t(k) * z.N * z.columns + first);
+}
+
+// Gram matrix (2, 2) of [J A, D], in double.
+static void gram_one(const Sizes& z, const Lane& lane, int group, float* A, double squares, double* gram) {
+  const size_t apart = size_t(z.columns) + 1;
+  double across[4] = {}, of_drive = 0;
+  by_diagonals(z, lane, group, A, [&](const float* drive, const float* pushed) {
+    int n = 0;
+    for (; n + 4 <= z.N; n += 4)
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; i++) across[i] += double(drive[n + i]) * pushed[(n + i) * apart];
+    for (; n < z.N; n++) across[0] += double(drive[n]) * pushed[n * apart];
+    of_drive += wide_dot(drive, drive, z.N);
+  });
+  gram[0] = squares;
+  gram[1] = gram[2] = (across[0] + across[1]) + (across[2] + across[3]);
+  gram[3] = of_drive;
+}
+
+// A' = old (J A) + fresh D
+static void mix_one(const Sizes& z, const Lane& lane, int group, float* A, float old, float fresh) {
+  by_vectors(z.S * z.columns, [&](int i, auto at) { at.put(A + i, old * at.get(A + i)); });
+  by_diagonals(z, lane, group, A, [&](const float* drive, float* to) {
+    for (int n = 0; n < z.N; n++, to += z.columns + 1) *to += fresh * drive[n];
+  });
+}
+
+// u' = old u + fresh a
+static void mix_input(const Sizes& z, const Lane& lane, float* u, float old, float fresh) {
+  by_vectors(z.M, [&](int m, auto at) { at.put(u + m, old * at.get(u + m) + fresh * at.get(lane.input + m)); });
+}
+
+// What the lane adds to the gradient: of each group, (u, J A) and (a, D).
+static void share_one(const Sizes& z, const Lane& lane, const Share& share, const float* u) {
+  pull_drive(z, lane, share.pulled + z.Z);
+  for (int c = 0; c < z.chunks; c++) {
+    float* V = share.V + size_t(c) * 2 * z.padded;
+    copy(V, u + size_t(c) * z.M, z.M);
+    copy(V + z.padded, lane.input, z.M);
+  }
+  *share.counts = true;
+}
+
 static void kf_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
   const Lane lane(o, z, b);
-  const int S = z.S, Z = z.Z, M = z.M;
-  float *u = o.u + b * M, *A = o.A + b * size_t(S) * Z;
+  const int M = z.M;
+  const size_t n_A = size_t(z.S) * z.Z;
+  float *u = o.u + b * M, *A = o.A + b * n_A;
   form_J_h(o, z, lane, w.J);
-  double squares = 0;
-  for (int first = 0; first < Z; first += PANEL) {  // in place: what comes out unsound is zeroed
-    const int width = std::min(PANEL, Z - first);
-    float column[PANEL];
-    if (width == PANEL) {
-      squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {A + first, size_t(Z)}, column);
-    } else {
-      squares += push_panel<true>(z, lane, w.J, A + first, Z, width, w.packed, {w.pushed, PANEL}, column);
-      for (int s = 0; s < S; s++) copy_row(w.pushed + size_t(s) * PANEL, A + size_t(s) * Z + first, width);
-    }
-    copy_row(column, share.pulled + first, width);
-  }
-  const float norm_JA = float(std::sqrt(squares));
-  const float norm_D = std::sqrt(dot(lane.drive, lane.drive, z.K * Z));
+  const float norm_JA = float(std::sqrt(push_one(z, lane, w, A, share.pulled)));
+  const float norm_D = std::sqrt(dot(lane.drive, lane.drive, z.K * z.Z));
   const float norm_u = std::sqrt(dot(u, u, M)), norm_a = std::sqrt(dot(lane.input, lane.input, M));
   const float old_size = norm_u * norm_JA, new_size = norm_a * norm_D;
   o.norm[b] = old_size + new_size;
   o.healthy[b] = o.norm[b] <= EXPLODED;
-  if (!o.healthy[b]) return restart(u, M, A, size_t(S) * Z);
+  if (!o.healthy[b]) return restart(u, M, A, n_A);
 
-  pull_drive(z, lane, share.pulled + Z);
-  std::memcpy(share.V, u, M * sizeof(float));
-  std::memcpy(share.V + z.padded, lane.input, M * sizeof(float));
-  *share.counts = true;
-
+  share_one(z, lane, share, u);
   const float p1 = old_size > 0 ? std::sqrt(norm_JA / norm_u) : 1.0f;
   const float p2 = new_size > 0 ? std::sqrt(norm_D / norm_a) : 1.0f;
   const float c1 = old_size > 0 ? o.signs[2 * b] : 0.0f;
   const float c2 = new_size > 0 ? o.signs[2 * b + 1] : 0.0f;
-  const float u1 = c1 * p1, u2 = c2 * p2, A1 = c1 / p1, A2 = c2 / p2;
-  for (int m = 0; m < M; m++) u[m] = u1 * u[m] + u2 * lane.input[m];
-  by_vectors(S * Z, [&](int i, auto at) { at.put(A + i, A1 * at.get(A + i)); });
-  for (int k = 0; k < z.K; k++)
-    for (int g = 0; g < z.G; g++)
-      for (int n = 0; n < z.N; n++)
-        A[(size_t(k) * z.N + n) * Z + g * z.N + n] += A2 * lane.drive[k * Z + g * z.N + n];
+  mix_input(z, lane, u, c1 * p1, c2 * p2);
+  mix_one(z, lane, 0, A, c1 / p1, c2 / p2);
+}
+
+// OK of rank 1, unless each row of W has a sum of its own: no sums over summands, and no second A.
+static void ok_one_lane(const Observation& o, const Sizes& z, const Work& w, const Share& share, int64_t b) {
+  const Lane lane(o, z, b);
+  const int M = z.M, C = z.chunks;
+  const size_t n_U = size_t(C) * M, n_A = size_t(z.S) * z.Z, of_group = size_t(z.S) * z.columns;
+  float *U = o.u + b * n_U, *A = o.A + b * n_A;
+  form_J_h(o, z, lane, w.J);
+  double squares = 0;
+  for (int c = 0; c < C; c++) {
+    double *of_A = w.gram_A + 4 * c, *of_V = w.gram_V + 4 * c;
+    const float* u = U + size_t(c) * M;
+    gram_one(z, lane, c, A + c * of_group, push_one(z, lane, w, A + c * of_group, share.pulled + c * z.columns), of_A);
+    of_V[0] = wide_dot(u, u, M);
+    of_V[1] = of_V[2] = wide_dot(u, lane.input, M);
+    of_V[3] = c ? w.gram_V[3] : wide_dot(lane.input, lane.input, M);
+    for (int i = 0; i < 4; i++) squares += of_A[i] * of_V[i];
+  }
+  o.norm[b] = std::sqrt(squares);
+  o.healthy[b] = o.norm[b] <= EXPLODED;
+  if (!o.healthy[b]) {
+    std::memset(o.variance + b * C, 0, sizeof(double) * C);
+    return restart(U, n_U, A, n_A);
+  }
+  share_one(z, lane, share, U);
+  reduce_chunks(o, z, w, b);
+  for (int c = 0; c < C; c++) {
+    mix_input(z, lane, U + size_t(c) * M, w.mix_V[2 * c], w.mix_V[2 * c + 1]);
+    mix_one(z, lane, c, A + c * of_group, w.mix_A[2 * c], w.mix_A[2 * c + 1]);
+  }
 }
 
 // [JA | D] of one lane: pushes every panel, reads A^T q, and sums up the Gram matrices of A.
@@ -241,10 +328,7 @@ static void ok_lane(const Observation& o, const Sizes& z, const Work& w, const S
     return restart(U, n_U, A, n_A);
   }
   *share.counts = true;
-  for (int c = 0; c < C; c += AT_ONCE)
-    reduce(n, std::min(AT_ONCE, C - c), w.gram_V + size_t(c) * n * n, w.gram_A + size_t(c) * n * n,
-           o.signs + (b * C + c) * n, w.mix_V + size_t(c) * n * R, w.mix_A + size_t(c) * n * R,
-           o.variance + b * C + c);
+  reduce_chunks(o, z, w, b);
   for (int c = 0; c < C; c++) {
     const float *V = share.V + size_t(c) * n * z.padded, *mix = w.mix_V + size_t(c) * n * R;
     for (int k = 0; k < R; k++)

@@ -42,7 +42,8 @@ void observe(const Observation* o) {
     return;
   }
   if (o->rule == RTRL) return Lanes<ExactWork, ExactShare>(*o, z, rtrl_lane).run();
-  Lanes<Work, Share>(*o, z, o->rule == KF ? kf_lane : ok_lane).run();
+  const auto ok = z.rank == 1 && o->chunks != ROW ? ok_one_lane : ok_lane;
+  Lanes<Work, Share>(*o, z, o->rule == KF ? kf_lane : ok).run();
 }
 
 int64_t ticks(const Plan* plan, const Tick* at, int64_t n) {

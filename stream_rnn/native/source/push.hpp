@@ -38,26 +38,27 @@ struct Lane {
         q(o.q + b * z.S) {}
 };
 
-// J_h (S, N) = ds/dh_tm1, all paths.
-static void form_J_h(const Observation& o, const Sizes& z, const Lane& lane, float* J) {
+// J_h (S, N) = ds/dh_tm1, all paths: K rows for each row of W's gates.
+template <int K>
+static void form_J_h_of(const Observation& o, const Sizes& z, const Lane& lane, float* J) {
   const int N = z.N, G = z.G;
   const size_t stride = size_t(o.W_stride), gate = stride * N;
-  for (int k = 0; k < z.K; k++)
-    for (int n = 0; n < N; n++) {
-      const float* d = lane.drive + size_t(k) * z.Z + n;
-      const float* W = o.W_h + stride * n;
-      float* row = J + (size_t(k) * N + n) * N;
-      if (G == 4) {
-        const float d0 = d[0], d1 = d[N], d2 = d[2 * N], d3 = d[3 * N];
-        for (int m = 0; m < N; m++)
-          row[m] = d0 * W[m] + d1 * W[gate + m] + d2 * W[2 * gate + m] + d3 * W[3 * gate + m];
-      } else {
-        for (int m = 0; m < N; m++) row[m] = d[0] * W[m];
-        for (int g = 1; g < G; g++)
-          for (int m = 0; m < N; m++) row[m] += d[g * N] * W[g * gate + m];
+  for (int n = 0; n < N; n++) {
+    const float *W = o.W_h + stride * n, *drive = lane.drive + n;
+    by_vectors(N, [&](int m, auto at) {
+      vf sums[K] = {};
+      for (int g = 0; g < G; g++) {
+        const vf w = at.get(W + g * gate + m);
+        for (int k = 0; k < K; k++) sums[k] += drive[k * z.Z + g * N] * w;
       }
-      row[n] += lane.carry[size_t(k) * z.S + n];
-    }
+      for (int k = 0; k < K; k++) at.put(J + (size_t(k) * N + n) * N + m, sums[k]);
+    });
+    for (int k = 0; k < K; k++) J[(size_t(k) * N + n) * N + n] += lane.carry[size_t(k) * z.S + n];
+  }
+}
+
+static void form_J_h(const Observation& o, const Sizes& z, const Lane& lane, float* J) {
+  z.K == 1 ? form_J_h_of<1>(o, z, lane, J) : form_J_h_of<2>(o, z, lane, J);
 }
 
 // (MR, depth) times (depth, 2 vectors of a panel).

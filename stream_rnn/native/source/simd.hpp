@@ -150,6 +150,17 @@ inline float dot(const float* a, const float* b, int n) {
   return sum(acc0 + acc1);
 }
 
+// The same in double: what cancels later must not have been rounded to floats.
+inline double wide_dot(const float* a, const float* b, int n) {
+  dv acc[2] = {};
+  int i = 0;
+  for (; i + 2 * DL <= n; i += 2 * DL)
+    for (int j = 0; j < 2; j++) acc[j] += as_doubles(a + i + j * DL) * as_doubles(b + i + j * DL);
+  double rest = 0;
+  for (; i < n; i++) rest += double(a[i]) * b[i];
+  return sum(acc[0] + acc[1]) + rest;
+}
+
 inline bool any(vi mask) {
 #if defined(__AVX512F__)
   return _mm512_movepi32_mask(__m512i(mask)) != 0;
