@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -267,6 +268,8 @@ def bench(
     size: str | None, only: tuple[str, ...], json_path: Path | None, plot: Path | None
 ) -> None:
     """Time a tick per cell, rule, size and lanes beside its floor, and the daemon by stage."""
+    # what is compared runs on one thread; libraries look when they are loaded, which is below
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     from stream_rnn.bench import command
 
     command.main(size or "default", only, json_path, plot)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,3 +131,25 @@ def test_a_name_that_is_none_is_refused_with_one_that_is() -> None:
     run = CliRunner().invoke(cli, ["bench", "--only", "lstn"])
     assert isinstance(run.exception, ConfigError)
     assert 'no row is called so; a name is like "lstm' in str(run.exception)
+
+
+@pytest.mark.skipif(
+    (os.cpu_count() or 1) < 2 or not Path("/proc/self/task").is_dir(),
+    reason="needs two processors, and Linux to count threads",
+)
+def test_every_library_that_is_compared_has_one_thread() -> None:
+    code = """
+import os
+from click.testing import CliRunner
+from stream_rnn.cli import cli
+CliRunner().invoke(cli, ["bench", "--only", "lstn"])
+import numpy, torch
+numpy.ones((512, 512)) @ numpy.ones((512, 512))
+torch.ones(512, 512) @ torch.ones(512, 512)
+print(len(os.listdir("/proc/self/task")))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"
