@@ -5,11 +5,14 @@
 After each call of 64 ticks comes a bare matrix product that takes about as long; the ratio of the
 two takes out what the machine's speed did meanwhile (processor time, of each its fastest tenth of
 calls: the others were disturbed). It is compared between the first and the last tenth, after a
-warm-up. Dead inputs are always zero: without flushing, what belongs to them decays
+warm-up. A machine that others use may favour the one or the other meanwhile. So in the end
+learners in the state after the warm-up and learners in the state of the end take turns, several of
+each since where their tensors lie matters, too: that tells what the events did from what the
+machine did. Dead inputs are always zero: without flushing, what belongs to them decays
 into denormal numbers, which processors are slow with. The number of allocations of a tick must be
 the same at the end, and memory must not grow.
 
-Exits with 1 if a ratio changed by more than 3 %, or resident memory by more than 4 MB.
+Exits with 1 if either changed by more than 3 %, or resident memory by more than 4 MB.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import argparse
 import statistics
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import psutil
 import torch
@@ -27,6 +32,7 @@ from stream_rnn.bench.cases import INPUTS, OWN, Case
 from stream_rnn.bench.clock import medians_us, small_operation
 from stream_rnn.bench.rows import MANY, allocations
 from stream_rnn.frame import Block
+from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 
 CASES = [Case(kind, OWN, 32) for kind in ("lru", "rtu", "elstm")] + [
@@ -36,6 +42,7 @@ CASES = [Case(kind, OWN, 32) for kind in ("lru", "rtu", "elstm")] + [
 ]
 BLOCKS = 64  # different ones, which come again and again
 WARM_UP, MOST, MOST_MB = 20_000, 0.03, 4.0  # events; share; MB
+COPIES, TURNS_S = 5, 4.0  # of a learner in the same state; seconds for all of them together
 MOST_ALLOCATIONS = 0.1  # a tick: room for outcomes and signs is made for many ticks at once
 
 
@@ -48,16 +55,63 @@ def blocks_of(case: Case, dead: int) -> list[Block]:
     return [Block(x.contiguous(), y.contiguous(), yes, yes) for x, y, yes in parts]
 
 
-def measure(case: Case, dead: int, n_events: int) -> tuple[list[float], list[float], list[float]]:
-    """Of each tenth: the ratio to the product, resident memory in MB, allocations of a tick."""
+@dataclass
+class Course:
+    """What a case cost from tenth to tenth.
+
+    Attributes:
+        ratios: to the product beside it.
+        memory: resident, in MB.
+        counts: allocations of a tick.
+        age: a tick in the state of the end by one in the state after the warm-up, taking turns.
+    """
+
+    ratios: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    counts: list[float] = field(default_factory=list)
+    age: float = 1.0
+
+
+def run_all(learner: Learner, block: Block) -> None:
+    """All ticks of a block."""
+    taken = 0
+    while taken < MANY:
+        taken += len(learner.run(block, taken))
+
+
+def state_of(learner: Learner) -> dict[str, Any]:
+    """A copy."""
+    return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+
+
+def age_of(case: Case, young: dict[str, Any], old: dict[str, Any], blocks: list[Block]) -> float:
+    """A tick in the one state by one in the other; of each the fastest of several copies."""
+    runs: dict[str, tuple[int, Callable[[], object]]] = {}
+    for copy in range(COPIES):
+        for name, state in (("young", young), ("old", old)):
+            learner = case.learner()
+            learner.load_state_dict(state)
+
+            def run(learner: Learner = learner) -> None:
+                for block in blocks[:4]:
+                    run_all(learner, block)
+
+            runs[f"{name} {copy}"] = (4, run)
+    took = medians_us(runs, TURNS_S)
+    young_us, old_us = (
+        min(took[f"{name} {copy}"] for copy in range(COPIES)) for name in ("young", "old")
+    )
+    return old_us / young_us
+
+
+def measure(case: Case, dead: int, n_events: int) -> Course:
+    """Run a learner over so many events."""
     learner, blocks = case.learner(), blocks_of(case, dead)
     a, b, out = torch.randn(96, 96), torch.randn(96, 96), torch.empty(96, 96)
-    process = psutil.Process()
+    process, course = psutil.Process(), Course()
 
     def call(block: Block) -> None:
-        taken = 0
-        while taken < MANY:
-            taken += len(learner.run(block, taken))
+        run_all(learner, block)
 
     def product(times: int) -> None:
         for _ in range(times):
@@ -68,7 +122,7 @@ def measure(case: Case, dead: int, n_events: int) -> tuple[list[float], list[flo
     for i in range(WARM_UP // MANY):
         call(blocks[i % BLOCKS])
         product(times)
-    ratios, memory, counts = [], [], []
+    young = state_of(learner)
     for _ in range(10):
         calls, products = [], []
         for i in range(max(10, n_events // 10 // MANY)):
@@ -79,22 +133,26 @@ def measure(case: Case, dead: int, n_events: int) -> tuple[list[float], list[flo
             product(times)
             calls.append(between - begun)
             products.append(time.thread_time() - between)
-        ratios.append(
+        course.ratios.append(
             statistics.quantiles(calls, n=10)[0] / statistics.quantiles(products, n=10)[0]
         )
-        memory.append(process.memory_info().rss / 1e6)
-        counts.append(allocations(lambda: call(blocks[0])) / MANY)
-    return ratios, memory, counts
+        course.memory.append(process.memory_info().rss / 1e6)
+        course.counts.append(allocations(lambda: call(blocks[0])) / MANY)
+    course.age = age_of(case, young, state_of(learner), blocks)
+    return course
 
 
-def faults_of(ratios: list[float], memory: list[float], counts: list[float]) -> list[str]:
+def faults_of(course: Course) -> list[str]:
     """What is not flat, in words; by the values of the tenths."""
     found = []
-    if abs(ratios[-1] / ratios[0] - 1) > MOST:
+    if abs(course.ratios[-1] / course.ratios[0] - 1) > MOST:
         found.append("time")
-    if memory[-1] - memory[1] > MOST_MB:  # the first one's are for the measuring itself
+    if abs(course.age - 1) > MOST:
+        found.append("age")
+    # the first one's are for the measuring itself
+    if course.memory[-1] - course.memory[1] > MOST_MB:
         found.append("memory")
-    if abs(counts[-1] - counts[1]) > MOST_ALLOCATIONS:
+    if abs(course.counts[-1] - course.counts[1]) > MOST_ALLOCATIONS:
         found.append("allocations")
     return found
 
@@ -112,22 +170,22 @@ def main() -> None:
     print(f"{loading.describe()}; one small in-place torch operation: {small_us:.2f} us")
     print(f"{given.events} events a row, {MANY} ticks a call; ratio to a product beside it\n")
     print(
-        "| | dead inputs | first tenth | last | least .. largest | change | RSS, MB "
-        "| allocations a tick |"
+        "| | dead inputs | first tenth | last | least .. largest | change | old by young | RSS, MB "
+        "| allocations a tick | |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     faults = 0
     for case in (replace(case, n_lanes=given.lanes) for case in CASES if given.only in str(case)):
         for dead in (0, INPUTS // 2):
-            ratios, memory, counts = measure(case, dead, given.events)
-            change, found = ratios[-1] / ratios[0] - 1, faults_of(ratios, memory, counts)
+            course = measure(case, dead, given.events)
+            found, ratios = faults_of(course), course.ratios
             faults += len(found)
             print(
                 f"| {case} | {dead} of {INPUTS} | {ratios[0]:.3f} | {ratios[-1]:.3f} "
-                f"| {min(ratios):.3f} .. {max(ratios):.3f} "
-                f"| {change:+.1%}{' FAULT: ' if found else ''}"
-                f"{', '.join(found)} | {memory[0]:.1f}, {memory[-1]:.1f} "
-                f"| {counts[1]:.2f}, {counts[-1]:.2f} |",
+                f"| {min(ratios):.3f} .. {max(ratios):.3f} | {ratios[-1] / ratios[0] - 1:+.1%} "
+                f"| {course.age - 1:+.1%} | {course.memory[0]:.1f}, {course.memory[-1]:.1f} "
+                f"| {course.counts[1]:.2f}, {course.counts[-1]:.2f} "
+                f"| {'FAULT: ' if found else ''}{', '.join(found)} |",
                 flush=True,
             )
     sys.exit(bool(faults))

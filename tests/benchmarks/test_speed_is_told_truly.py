@@ -10,23 +10,51 @@ import torch
 
 from benchmarks import flat, identical, versus_deep_river
 from stream_rnn.bench.cases import OWN, Case
+from stream_rnn.bench.clock import Runs
+from stream_rnn.learner import Learner
 
 
 @pytest.mark.parametrize(
-    ("ratios", "memory", "counts", "found"),
+    ("ratios", "memory", "counts", "age", "found"),
     [
-        ([1.0] * 9 + [1.02], [50.0] * 10, [2.0] * 10, []),
-        ([1.0] * 9 + [1.04], [50.0] * 10, [2.0] * 10, ["time"]),
-        ([1.0] * 9 + [0.96], [50.0] * 10, [2.0] * 10, ["time"]),
-        ([1.0] * 10, [40.0] + [50.0] * 9, [3.0] + [2.0] * 9, []),  # the first of the measuring
-        ([1.0] * 10, [50.0] * 9 + [55.0], [2.0] * 10, ["memory"]),
-        ([1.0] * 10, [50.0] * 10, [2.0] * 9 + [2.5], ["allocations"]),
+        ([1.0] * 9 + [1.02], [50.0] * 10, [2.0] * 10, 1.02, []),
+        ([1.0] * 9 + [1.04], [50.0] * 10, [2.0] * 10, 1.0, ["time"]),
+        ([1.0] * 9 + [0.96], [50.0] * 10, [2.0] * 10, 1.0, ["time"]),
+        ([1.0] * 10, [50.0] * 10, [2.0] * 10, 1.04, ["age"]),
+        ([1.0] * 10, [40.0] + [50.0] * 9, [3.0] + [2.0] * 9, 1.0, []),  # the first: measuring
+        ([1.0] * 10, [50.0] * 9 + [55.0], [2.0] * 10, 1.0, ["memory"]),
+        ([1.0] * 10, [50.0] * 10, [2.0] * 9 + [2.5], 1.0, ["allocations"]),
     ],
 )
 def test_what_is_not_flat_is_a_fault(
-    ratios: list[float], memory: list[float], counts: list[float], found: list[str]
+    ratios: list[float], memory: list[float], counts: list[float], age: float, found: list[str]
 ) -> None:
-    assert flat.faults_of(ratios, memory, counts) == found
+    assert flat.faults_of(flat.Course(ratios, memory, counts, age)) == found
+
+
+def test_the_old_and_the_young_take_turns_in_their_own_states(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    case = Case("lru", OWN, 4)
+    learner, blocks = case.learner(), flat.blocks_of(case, dead=0)
+    young = flat.state_of(learner)
+    flat.run_all(learner, blocks[0])
+    old = flat.state_of(learner)
+    begun: dict[str, list[bool]] = {"young": [], "old": []}
+
+    def took(runs: Runs, seconds: float) -> dict[str, float]:
+        for name, (_, run) in runs.items():
+            given: Learner = run.__defaults__[0]  # type: ignore[attr-defined]
+            kind = name.split()[0]
+            state = young if kind == "young" else old
+            now = given.state_dict()
+            begun[kind].append(all(torch.equal(now[part], state[part]) for part in state))
+        return {name: 1.5 if name.startswith("old") else 1.0 for name in runs}
+
+    monkeypatch.setattr(flat, "medians_us", took)
+    assert flat.age_of(case, young, old, blocks) == 1.5
+    assert begun == {"young": [True] * flat.COPIES, "old": [True] * flat.COPIES}
+    assert any(not torch.equal(young[part], old[part]) for part in young)
 
 
 def test_dead_inputs_are_zero_in_every_event() -> None:
@@ -35,10 +63,12 @@ def test_dead_inputs_are_zero_in_every_event() -> None:
         assert block.x_TBI[..., :5].all()
 
 
-def test_tenths_are_measured_one_by_one() -> None:
-    ratios, memory, counts = flat.measure(Case("lru", OWN, 4), 0, n_events=10)
-    assert len(ratios) == len(memory) == len(counts) == 10
-    assert min(ratios) > 0
+def test_tenths_are_measured_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "TURNS_S", 0.0)
+    course = flat.measure(Case("lru", OWN, 4), 0, n_events=10)
+    assert len(course.ratios) == len(course.memory) == len(course.counts) == 10
+    assert min(course.ratios) > 0
+    assert course.age > 0
 
 
 def test_a_digest_tells_one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
