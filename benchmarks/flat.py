@@ -6,11 +6,11 @@ After each call of 64 ticks comes a bare matrix product that takes about as long
 two takes out what the machine's speed did meanwhile (processor time, of each its fastest tenth of
 calls: the others were disturbed). It is compared between the first and the last tenth, after a
 warm-up. A machine that others use may favour the one or the other meanwhile. So in the end
-learners in the state after the warm-up and learners in the state of the end take turns, several of
-each since where their tensors lie matters, too: that tells what the events did from what the
-machine did. Dead inputs are always zero: without flushing, what belongs to them decays
-into denormal numbers, which processors are slow with. The number of allocations of a tick must be
-the same at the end, and memory must not grow.
+a learner is put into the state after the warm-up and into the state of the end in turn, many
+times, with its tensors where they are: that tells what the events did from what the machine did.
+Dead inputs are always zero: without flushing, what belongs to them decays into denormal numbers,
+which processors are slow with. The number of allocations of a tick must be the same at the end,
+and memory must not grow.
 
 Exits with 1 if either changed by more than 3 %, or resident memory by more than 4 MB.
 """
@@ -21,7 +21,6 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,7 +41,7 @@ CASES = [Case(kind, OWN, 32) for kind in ("lru", "rtu", "elstm")] + [
 ]
 BLOCKS = 64  # different ones, which come again and again
 WARM_UP, MOST, MOST_MB = 20_000, 0.03, 4.0  # events; share; MB
-COPIES, TURNS_S = 5, 4.0  # of a learner in the same state; seconds for all of them together
+COPIES, TURNS_S = 5, 4.0  # learners; seconds for all of them together
 MOST_ALLOCATIONS = 0.1  # a tick: room for outcomes and signs is made for many ticks at once
 
 
@@ -63,7 +62,7 @@ class Course:
         ratios: to the product beside it.
         memory: resident, in MB.
         counts: allocations of a tick.
-        age: a tick in the state of the end by one in the state after the warm-up, taking turns.
+        age: a tick in the state of the end by one in the state after the warm-up, in turns.
     """
 
     ratios: list[float] = field(default_factory=list)
@@ -85,23 +84,25 @@ def state_of(learner: Learner) -> dict[str, Any]:
 
 
 def age_of(case: Case, young: dict[str, Any], old: dict[str, Any], blocks: list[Block]) -> float:
-    """A tick in the one state by one in the other; of each the fastest of several copies."""
-    runs: dict[str, tuple[int, Callable[[], object]]] = {}
-    for copy in range(COPIES):
-        for name, state in (("young", young), ("old", old)):
-            learner = case.learner()
-            learner.load_state_dict(state)
+    """A tick in the one state by one in the other: the median of several learners.
 
-            def run(learner: Learner = learner) -> None:
-                for block in blocks[:4]:
+    Each is put into the one and the other state in turn, so that its tensors stay where they are.
+    """
+    found = []
+    for _ in range(COPIES):
+        learner = case.learner()
+        took: dict[str, list[float]] = {"young": [], "old": []}
+        until = time.perf_counter() + TURNS_S / COPIES
+        while time.perf_counter() < until or not took["old"]:
+            for name, state in (("young", young), ("old", old)):
+                learner.load_state_dict(state)
+                run_all(learner, blocks[0])  # what was loaded is in the cache again
+                begun = time.thread_time()
+                for block in blocks[1:5]:
                     run_all(learner, block)
-
-            runs[f"{name} {copy}"] = (4, run)
-    took = medians_us(runs, TURNS_S)
-    young_us, old_us = (
-        min(took[f"{name} {copy}"] for copy in range(COPIES)) for name in ("young", "old")
-    )
-    return old_us / young_us
+                took[name].append(time.thread_time() - begun)
+        found.append(statistics.median(took["old"]) / statistics.median(took["young"]))
+    return statistics.median(found)
 
 
 def measure(case: Case, dead: int, n_events: int) -> Course:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from benchmarks import flat, identical, versus_deep_river
 from stream_rnn.bench.cases import OWN, Case
-from stream_rnn.bench.clock import Runs
+from stream_rnn.frame import Block
 from stream_rnn.learner import Learner
 
 
@@ -32,29 +33,26 @@ def test_what_is_not_flat_is_a_fault(
     assert flat.faults_of(flat.Course(ratios, memory, counts, age)) == found
 
 
-def test_the_old_and_the_young_take_turns_in_their_own_states(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_one_learner_is_young_and_old_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case("lru", OWN, 4)
     learner, blocks = case.learner(), flat.blocks_of(case, dead=0)
     young = flat.state_of(learner)
     flat.run_all(learner, blocks[0])
     old = flat.state_of(learner)
-    begun: dict[str, list[bool]] = {"young": [], "old": []}
+    clock, seen = [0.0], []
 
-    def took(runs: Runs, seconds: float) -> dict[str, float]:
-        for name, (_, run) in runs.items():
-            given: Learner = run.__defaults__[0]  # type: ignore[attr-defined]
-            kind = name.split()[0]
-            state = young if kind == "young" else old
-            now = given.state_dict()
-            begun[kind].append(all(torch.equal(now[part], state[part]) for part in state))
-        return {name: 1.5 if name.startswith("old") else 1.0 for name in runs}
+    def run_all(learner: Learner, block: Block) -> None:
+        if block is not blocks[0]:  # 4 blocks that count in each turn
+            state = learner.state_dict()
+            is_young = all(torch.equal(state[part], young[part]) for part in young)
+            seen.append("young" if is_young else "old")
+            clock[0] += 1.0 if is_young else 1.5
 
-    monkeypatch.setattr(flat, "medians_us", took)
+    monkeypatch.setattr(flat, "TURNS_S", 0.0)
+    monkeypatch.setattr(flat, "run_all", run_all)
+    monkeypatch.setattr(time, "thread_time", lambda: clock[0])
     assert flat.age_of(case, young, old, blocks) == 1.5
-    assert begun == {"young": [True] * flat.COPIES, "old": [True] * flat.COPIES}
-    assert any(not torch.equal(young[part], old[part]) for part in young)
+    assert seen == (["young"] * 4 + ["old"] * 4) * flat.COPIES
 
 
 def test_dead_inputs_are_zero_in_every_event() -> None:
