@@ -8,6 +8,7 @@ calls: the others were disturbed). It is compared between the first and the last
 warm-up. A machine that others use may favour the one or the other meanwhile. So in the end
 a learner is put into the state after the warm-up and into the state of the end in turn, many
 times, with its tensors where they are: that tells what the events did from what the machine did.
+Where credit restarts, a call ends early and another one begins, which costs (`calls cut`).
 Dead inputs are always zero: without flushing, what belongs to them decays into denormal numbers,
 which processors are slow with. The number of allocations of a tick must be the same at the end,
 and memory must not grow.
@@ -62,6 +63,7 @@ class Course:
         ratios: to the product beside it.
         memory: resident, in MB.
         counts: allocations of a tick.
+        cut: calls that credit ended by restarting, for each of 64 ticks.
         age: a tick in the state of the end by one in the state after the warm-up, in turns.
     """
 
@@ -69,13 +71,16 @@ class Course:
     memory: list[float] = field(default_factory=list)
     counts: list[float] = field(default_factory=list)
     age: float = 1.0
+    cut: list[float] = field(default_factory=list)
 
 
-def run_all(learner: Learner, block: Block) -> None:
-    """All ticks of a block."""
-    taken = 0
+def run_all(learner: Learner, block: Block) -> int:
+    """All ticks of a block; how many calls that took: credit that restarts ends one."""
+    taken = calls = 0
     while taken < MANY:
         taken += len(learner.run(block, taken))
+        calls += 1
+    return calls
 
 
 def state_of(learner: Learner) -> dict[str, Any]:
@@ -111,8 +116,8 @@ def measure(case: Case, dead: int, n_events: int) -> Course:
     a, b, out = torch.randn(96, 96), torch.randn(96, 96), torch.empty(96, 96)
     process, course = psutil.Process(), Course()
 
-    def call(block: Block) -> None:
-        run_all(learner, block)
+    def call(block: Block) -> int:
+        return run_all(learner, block)
 
     def product(times: int) -> None:
         for _ in range(times):
@@ -125,11 +130,11 @@ def measure(case: Case, dead: int, n_events: int) -> Course:
         product(times)
     young = state_of(learner)
     for _ in range(10):
-        calls, products = [], []
+        calls, products, n_calls = [], [], 0
         for i in range(max(10, n_events // 10 // MANY)):
             block = blocks[i % BLOCKS]
             begun = time.thread_time()
-            call(block)
+            n_calls += call(block)
             between = time.thread_time()
             product(times)
             calls.append(between - begun)
@@ -138,6 +143,7 @@ def measure(case: Case, dead: int, n_events: int) -> Course:
             statistics.quantiles(calls, n=10)[0] / statistics.quantiles(products, n=10)[0]
         )
         course.memory.append(process.memory_info().rss / 1e6)
+        course.cut.append(n_calls / len(calls) - 1)
         course.counts.append(allocations(lambda: call(blocks[0])) / MANY)
     course.age = age_of(case, young, state_of(learner), blocks)
     return course
@@ -172,9 +178,9 @@ def main() -> None:
     print(f"{given.events} events a row, {MANY} ticks a call; ratio to a product beside it\n")
     print(
         "| | dead inputs | first tenth | last | least .. largest | change | old by young | RSS, MB "
-        "| allocations a tick | |"
+        "| allocations a tick | calls cut | |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     faults = 0
     for case in (replace(case, n_lanes=given.lanes) for case in CASES if given.only in str(case)):
         for dead in (0, INPUTS // 2):
@@ -186,6 +192,7 @@ def main() -> None:
                 f"| {min(ratios):.3f} .. {max(ratios):.3f} | {ratios[-1] / ratios[0] - 1:+.1%} "
                 f"| {course.age - 1:+.1%} | {course.memory[0]:.1f}, {course.memory[-1]:.1f} "
                 f"| {course.counts[1]:.2f}, {course.counts[-1]:.2f} "
+                f"| {course.cut[0]:.0%}, {course.cut[-1]:.0%} "
                 f"| {'FAULT: ' if found else ''}{', '.join(found)} |",
                 flush=True,
             )

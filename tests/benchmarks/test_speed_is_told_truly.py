@@ -41,12 +41,13 @@ def test_one_learner_is_young_and_old_in_turn(monkeypatch: pytest.MonkeyPatch) -
     old = flat.state_of(learner)
     clock, seen = [0.0], []
 
-    def run_all(learner: Learner, block: Block) -> None:
+    def run_all(learner: Learner, block: Block) -> int:
         if block is not blocks[0]:  # 4 blocks that count in each turn
             state = learner.state_dict()
             is_young = all(torch.equal(state[part], young[part]) for part in young)
             seen.append("young" if is_young else "old")
             clock[0] += 1.0 if is_young else 1.5
+        return 1
 
     monkeypatch.setattr(flat, "TURNS_S", 0.0)
     monkeypatch.setattr(flat, "run_all", run_all)
@@ -67,6 +68,7 @@ def test_tenths_are_measured_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(course.ratios) == len(course.memory) == len(course.counts) == 10
     assert min(course.ratios) > 0
     assert course.age > 0
+    assert course.cut == [0.0] * 10
 
 
 def test_a_digest_tells_one_bit(monkeypatch: pytest.MonkeyPatch) -> None:
