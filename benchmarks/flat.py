@@ -43,6 +43,7 @@ CASES = [Case(kind, OWN, 32) for kind in ("lru", "rtu", "elstm")] + [
 BLOCKS = 64  # different ones, which come again and again
 WARM_UP, MOST, MOST_MB = 20_000, 0.03, 4.0  # events; share; MB
 COPIES, TURNS_S = 5, 4.0  # learners; seconds for all of them together
+PER_TURN = 5  # blocks, of which the first is not timed
 MOST_ALLOCATIONS = 0.1  # a tick: room for outcomes and signs is made for many ticks at once
 
 
@@ -88,24 +89,35 @@ def state_of(learner: Learner) -> dict[str, Any]:
     return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
 
 
+def put(learner: Learner, state: dict[str, Any]) -> None:
+    """Into this state, every tensor where it is; signs and counts of ticks go on as they are."""
+    now = learner.state_dict()
+    for name, tensor in state.items():
+        now[name].copy_(tensor)
+
+
 def age_of(case: Case, young: dict[str, Any], old: dict[str, Any], blocks: list[Block]) -> float:
     """A tick in the one state by one in the other: the median of several learners.
 
-    Each is put into the one and the other state in turn, so that its tensors stay where they are.
+    Each is put into the one and the other state in turn, and sees the same events in both.
     """
     found = []
     for _ in range(COPIES):
         learner = case.learner()
+        learner.load_state_dict(young)  # now there is room for all of it
         took: dict[str, list[float]] = {"young": [], "old": []}
-        until = time.perf_counter() + TURNS_S / COPIES
-        while time.perf_counter() < until or not took["old"]:
-            for name, state in (("young", young), ("old", old)):
-                learner.load_state_dict(state)
-                run_all(learner, blocks[0])  # what was loaded is in the cache again
+        turn, until = 0, time.perf_counter() + TURNS_S / COPIES
+        while time.perf_counter() < until or turn < 2:
+            states = [("young", young), ("old", old)]
+            seen = [blocks[(turn * PER_TURN + i) % len(blocks)] for i in range(PER_TURN)]
+            for name, state in states if turn % 2 else reversed(states):
+                put(learner, state)
+                run_all(learner, seen[0])  # what was copied is in the cache again
                 begun = time.thread_time()
-                for block in blocks[1:5]:
+                for block in seen[1:]:
                     run_all(learner, block)
                 took[name].append(time.thread_time() - begun)
+            turn += 1
         found.append(statistics.median(took["old"]) / statistics.median(took["young"]))
     return statistics.median(found)
 

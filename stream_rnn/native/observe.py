@@ -37,6 +37,11 @@ class Shape(NamedTuple):
     chunks: str = "joint"
     n_chunks: int = 1
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the library is made for these sizes."""
+        return self.rank <= MAX_RANK and self.blocks <= MAX_BLOCKS
+
 
 class Observed(NamedTuple):
     """What a tick gave: gradient (Z, M), healthy (B,), and facts, of idle lanes the last ones."""
@@ -101,9 +106,7 @@ def observer_for(shape: Shape, q_BS: Tensor, known: Observer | None) -> Observer
 
     The library takes float32 on the processor, ranks up to `MAX_RANK` and `MAX_BLOCKS` blocks.
     """
-    if shape.rank > MAX_RANK or shape.blocks > MAX_BLOCKS:
-        return None
-    if q_BS.dtype != torch.float32 or q_BS.device.type != "cpu":
+    if not shape.is_known or q_BS.dtype != torch.float32 or q_BS.device.type != "cpu":
         return None
     kernels = loading.find()
     if kernels is None:

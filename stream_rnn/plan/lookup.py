@@ -7,7 +7,6 @@ from torch import Tensor
 
 from stream_rnn.credit import Credit, Fallback, Kf, Ok
 from stream_rnn.native import loading
-from stream_rnn.native.observe import MAX_RANK
 from stream_rnn.plan.fused import Plan
 from stream_rnn.plan.parts import Parts, active_rule, plannable, units_in
 from stream_rnn.plan.recurrent import DenseRecurrent, Recurrent, UnitsRecurrent
@@ -57,6 +56,6 @@ def _is_watched(recurrence: Recurrence) -> bool:
 
 def _is_observed(rule: Credit | None, parameter: Tensor) -> bool:
     """Whether the rule, alone, computes natively."""
-    if not isinstance(rule, Kf | Ok) or rule.native_shape.rank > MAX_RANK:
+    if not isinstance(rule, Kf | Ok) or not rule.native_shape.is_known:
         return False
     return parameter.dtype is torch.float32 and parameter.device.type == "cpu"

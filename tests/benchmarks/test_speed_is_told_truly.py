@@ -33,27 +33,37 @@ def test_what_is_not_flat_is_a_fault(
     assert flat.faults_of(flat.Course(ratios, memory, counts, age)) == found
 
 
-def test_one_learner_is_young_and_old_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case("lru", OWN, 4)
+@pytest.mark.parametrize("case", [Case("lru", OWN, 4), Case("lstm", "ok(1)", 4)], ids=str)
+def test_one_learner_is_young_and_old_in_turn_where_it_stands(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner, blocks = case.learner(), flat.blocks_of(case, dead=0)
-    young = flat.state_of(learner)
     flat.run_all(learner, blocks[0])
+    young = flat.state_of(learner)
+    flat.run_all(learner, blocks[1])
     old = flat.state_of(learner)
-    clock, seen = [0.0], []
+    moved = {part for part in young if not torch.equal(young[part], old[part])}
+    moved.discard("recurrence.credit.generator")
+    assert {"update.m.0", "head.V_PF"} <= moved
+    clock, seen, places = [0.0], [], set()
 
     def run_all(learner: Learner, block: Block) -> int:
-        if block is not blocks[0]:  # 4 blocks that count in each turn
-            state = learner.state_dict()
-            is_young = all(torch.equal(state[part], young[part]) for part in young)
-            seen.append("young" if is_young else "old")
-            clock[0] += 1.0 if is_young else 1.5
+        state = learner.state_dict()
+        is_young = all(torch.equal(state[part], young[part]) for part in moved)
+        assert is_young or all(torch.equal(state[part], old[part]) for part in moved)
+        seen.append("young" if is_young else "old")
+        places.add((id(learner), *(state[part].data_ptr() for part in sorted(moved))))
+        clock[0] += 1.0 if is_young else 1.5
         return 1
 
     monkeypatch.setattr(flat, "TURNS_S", 0.0)
     monkeypatch.setattr(flat, "run_all", run_all)
     monkeypatch.setattr(time, "thread_time", lambda: clock[0])
     assert flat.age_of(case, young, old, blocks) == 1.5
-    assert seen == (["young"] * 4 + ["old"] * 4) * flat.COPIES
+    n = flat.PER_TURN
+    there_and_back = ["old"] * n + ["young"] * n + ["young"] * n + ["old"] * n
+    assert seen == there_and_back * flat.COPIES
+    assert len(places) <= flat.COPIES  # as many learners, each in one place
 
 
 def test_dead_inputs_are_zero_in_every_event() -> None:

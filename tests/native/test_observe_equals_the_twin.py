@@ -17,8 +17,12 @@ from typing_extensions import override
 
 from stream_rnn.cells import CELLS, Cell, Lstm, Tanh
 from stream_rnn.credit import Credit, Ok
+from stream_rnn.head import Head, SquaredError
+from stream_rnn.learner import Learner
 from stream_rnn.linearization import Linearization
 from stream_rnn.native import loading
+from stream_rnn.recurrence import Dense
+from stream_rnn.update import Adam
 
 RULES: dict[str, tuple[str, dict[str, Any]]] = {
     "kf": ("kf", {}),
@@ -104,11 +108,14 @@ def test_a_tick_is_the_same(
         native.load_state_dict(twin.state_dict())  # rounding is judged tick by tick
 
 
-@pytest.mark.parametrize("name", ["kf", "ok-gate-1", "ok-gate-3", "ok-row-8", "ok-joint-16"])
+@pytest.mark.parametrize("n_units", [6, 17])  # 24 columns; two panels of 32 and a rest
+@pytest.mark.parametrize(
+    "name", ["kf", "ok-joint-1", "ok-gate-1", "ok-gate-3", "ok-row-8", "ok-joint-16"]
+)
 def test_every_instruction_set_computes_the_same(
-    name: str, kernels: loading.Library, monkeypatch: pytest.MonkeyPatch, rule_of: Any
+    name: str, n_units: int, kernels: loading.Library, monkeypatch: pytest.MonkeyPatch, rule_of: Any
 ) -> None:
-    cell, steps = ticks("lstm", 6, 6)
+    cell, steps = ticks("lstm", n_units, 6)
     rule, settings = RULES[name]
     for variant in kernels.runs:
         monkeypatch.setattr(loading, "_found", loading.Library(kernels.path, variant))
@@ -254,6 +261,10 @@ def test_a_cell_may_have_more_blocks_than_the_library_knows(
         with loading.switched_off():
             twin.observe(lin, q_BS, live_B)
         assert torch.equal(given.gradient(), twin.gradient())  # type: ignore[arg-type]
+    W_ZM, loss = cell.initial_weight().float(), SquaredError()
+    head = Head(4, 2, loss, torch.zeros(1, 7))
+    learner = Learner(Dense(cell, rule_of(rule, cell, 1), W_ZM), head, Adam(), Adam())
+    assert learner.execution()[0] == "torch"  # as a checkpoint says
 
 
 @pytest.mark.usefixtures("kernels")
