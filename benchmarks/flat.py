@@ -64,7 +64,8 @@ class Course:
         ratios: to the product beside it.
         memory: resident, in MB.
         counts: allocations of a tick.
-        cut: calls that credit ended by restarting, for each of 64 ticks.
+        cut: calls more than one for 64 ticks: credit that restarts ends one (and without the
+            compiled library each tick is one).
         age: a tick in the state of the end by one in the state after the warm-up, in turns.
     """
 
