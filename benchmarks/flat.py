@@ -30,7 +30,7 @@ import torch
 
 from stream_rnn.bench.cases import INPUTS, OWN, Case
 from stream_rnn.bench.clock import medians_us, small_operation
-from stream_rnn.bench.rows import MANY, allocations
+from stream_rnn.bench.rows import MANY, allocations, run_all
 from stream_rnn.frame import Block
 from stream_rnn.learner import Learner
 from stream_rnn.native import loading
@@ -74,15 +74,6 @@ class Course:
     counts: list[float] = field(default_factory=list)
     age: float = 1.0
     cut: list[float] = field(default_factory=list)
-
-
-def run_all(learner: Learner, block: Block) -> int:
-    """All ticks of a block; how many calls that took: credit that restarts ends one."""
-    taken = calls = 0
-    while taken < MANY:
-        taken += len(learner.run(block, taken))
-        calls += 1
-    return calls
 
 
 def state_of(learner: Learner) -> dict[str, Any]:
@@ -129,17 +120,15 @@ def measure(case: Case, dead: int, n_events: int) -> Course:
     a, b, out = torch.randn(96, 96), torch.randn(96, 96), torch.empty(96, 96)
     process, course = psutil.Process(), Course()
 
-    def call(block: Block) -> int:
-        return run_all(learner, block)
-
     def product(times: int) -> None:
         for _ in range(times):
             torch.mm(a, b, out=out)
 
-    took = medians_us({"call": (1, lambda: call(blocks[0])), "mm": (10, lambda: product(10))}, 0.5)
+    runs = {"call": (1, lambda: run_all(learner, blocks[0])), "mm": (10, lambda: product(10))}
+    took = medians_us(runs, 0.5)
     times = max(1, round(took["call"] / took["mm"]))
     for i in range(WARM_UP // MANY):
-        call(blocks[i % BLOCKS])
+        run_all(learner, blocks[i % BLOCKS])
         product(times)
     young = state_of(learner)
     for _ in range(10):
@@ -147,7 +136,7 @@ def measure(case: Case, dead: int, n_events: int) -> Course:
         for i in range(max(10, n_events // 10 // MANY)):
             block = blocks[i % BLOCKS]
             begun = time.thread_time()
-            n_calls += call(block)
+            n_calls += run_all(learner, block)
             between = time.thread_time()
             product(times)
             calls.append(between - begun)
@@ -157,7 +146,7 @@ def measure(case: Case, dead: int, n_events: int) -> Course:
         )
         course.memory.append(process.memory_info().rss / 1e6)
         course.cut.append(n_calls / len(calls) - 1)
-        course.counts.append(allocations(lambda: call(blocks[0])) / MANY)
+        course.counts.append(allocations(lambda: run_all(learner, blocks[0])) / MANY)
     course.age = age_of(case, young, state_of(learner), blocks)
     return course
 

@@ -20,6 +20,7 @@ import torch
 
 from stream_rnn.bench.cases import INPUTS, OWN, UNITS, Case
 from stream_rnn.bench.clock import Runs, medians_us, small_operation
+from stream_rnn.bench.rows import run_all
 from stream_rnn.frame import Block
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
@@ -67,12 +68,7 @@ def per_tick(learner: Learner, n_ticks: int) -> tuple[int, Callable[[], object]]
         frame = block.frame(0)
         return 1, lambda: learner.step(frame)
 
-    def run() -> None:
-        taken = 0
-        while taken < n_ticks:
-            taken += len(learner.run(block, taken))
-
-    return n_ticks, run
+    return n_ticks, lambda: run_all(learner, block)
 
 
 def in_torch(learner: Learner, natively: bool) -> tuple[int, Callable[[], object]]:

@@ -172,6 +172,15 @@ def allocations(tick: Callable[[], object]) -> float:
     return count / COUNTED
 
 
+def run_all(learner: Learner, block: Block) -> int:
+    """All ticks of a block; how many calls that took: credit that restarts ends one."""
+    taken = calls = 0
+    while taken < len(block):
+        taken += len(learner.run(block, taken))
+        calls += 1
+    return calls
+
+
 def _repeated(n: int, once: Callable[[], object]) -> tuple[int, Callable[[], object]]:
     return n, lambda: [once() for _ in range(n)]
 
@@ -179,9 +188,7 @@ def _repeated(n: int, once: Callable[[], object]) -> tuple[int, Callable[[], obj
 def _blocks(learner: Learner, block: Block, teaches: Teaches) -> Callable[[], object]:
     def run() -> None:
         learner.teaches = teaches
-        taken = 0
-        while taken < len(block):
-            taken += len(learner.run(block, taken))
+        run_all(learner, block)
         learner.teaches = "all"
 
     return run

@@ -35,8 +35,8 @@ RULES: dict[str, tuple[str, dict[str, Any]]] = {
 # one problem of small matrices alone turns its pairs side by side, of every size
 RULES |= {f"ok-joint-{rank}": ("ok", {"rank": rank, "chunks": "joint"}) for rank in (2, 5, 12, 15)}
 SIZES = [(name, 5) for name in RULES]
-SIZES += [(name, 17) for name in ("kf", "ok-joint-8", "ok-gate-3", "ok-row-1")]
-SIZES += [(name, 17) for name in ("ok-joint-1", "ok-gate-1")]
+SIZES += [(name, 17) for name in ("kf", "ok-joint-1", "ok-gate-1")]
+SIZES += [(name, 17) for name in ("ok-joint-8", "ok-gate-3", "ok-row-1")]
 # panels of 32 columns and a rest
 SIZES += [(name, 36) for name in ("kf", "ok-joint-1", "ok-gate-1", "ok-gate-8", "ok-row-8")]
 LANES = 3

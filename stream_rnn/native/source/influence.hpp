@@ -75,6 +75,16 @@ static void reduce_chunks(const Observation& o, const Sizes& z, const Work& w, i
            o.variance + b * C + c);
 }
 
+// Whether OK's credit of a lane, with this sum of squares, may go on; it restarts otherwise.
+static bool ok_is_sound(const Observation& o, const Sizes& z, int64_t b, double squares, float* U, float* A) {
+  o.norm[b] = std::sqrt(squares);
+  o.healthy[b] = o.norm[b] <= EXPLODED;
+  if (o.healthy[b]) return true;
+  std::memset(o.variance + b * z.chunks, 0, sizeof(double) * z.chunks);
+  restart(U, size_t(z.chunks) * z.M * z.rank, A, size_t(z.S) * z.Z * z.rank);
+  return false;
+}
+
 // What is done with one summand, by KF and by OK of rank 1: each group of columns of A is pushed in place.
 
 // A of a group (S, columns) becomes J A, and `pulled` q^T (J A); returns the sum of its squares.
@@ -182,12 +192,7 @@ static void ok_one_lane(const Observation& o, const Sizes& z, const Work& w, con
     of_V[3] = c ? w.gram_V[3] : wide_dot(lane.input, lane.input, M);
     for (int i = 0; i < 4; i++) squares += of_A[i] * of_V[i];
   }
-  o.norm[b] = std::sqrt(squares);
-  o.healthy[b] = o.norm[b] <= EXPLODED;
-  if (!o.healthy[b]) {
-    std::memset(o.variance + b * C, 0, sizeof(double) * C);
-    return restart(U, n_U, A, n_A);
-  }
+  if (!ok_is_sound(o, z, b, squares, U, A)) return;
   share_one(z, lane, share, U);
   reduce_chunks(o, z, w, b);
   for (int c = 0; c < C; c++) {
@@ -321,12 +326,7 @@ static void ok_lane(const Observation& o, const Sizes& z, const Work& w, const S
       for (int j = 0; j < i; j++) gram[i * n + j] = gram[j * n + i];
     for (int i = 0; i < n * n; i++) squares += w.gram_V[size_t(c) * n * n + i] * gram[i];
   }
-  o.norm[b] = std::sqrt(squares);
-  o.healthy[b] = o.norm[b] <= EXPLODED;
-  if (!o.healthy[b]) {
-    std::memset(o.variance + b * C, 0, sizeof(double) * C);
-    return restart(U, n_U, A, n_A);
-  }
+  if (!ok_is_sound(o, z, b, squares, U, A)) return;
   *share.counts = true;
   reduce_chunks(o, z, w, b);
   for (int c = 0; c < C; c++) {
