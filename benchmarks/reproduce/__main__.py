@@ -53,6 +53,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
 @click.option("--rules", help="Comma-separated, for example ok,ok-8-joint,kf,uoro,tbptt-lock-10.")
 @click.option("--seeds", help="For example 0-4 or 0,2,7.")
 @click.option("--updates", type=int, help="Other than the size's; a longer run continues.")
+@click.option("--falling", type=int, help="Last updates over which the learning rate falls to 0.")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder or zip file of the corpus.")
 @click.option("--out", type=click.Path(path_type=Path), help="[default: out/reproduce/NAME-SIZE]")
 @click.option("--jobs", type=click.IntRange(1, 256), default=1, show_default=True)
@@ -65,6 +66,7 @@ def main(
     rules: str | None,
     seeds: str | None,
     updates: int | None,
+    falling: int | None,
     data: Path | None,
     out: Path | None,
     jobs: int,
@@ -74,7 +76,7 @@ def main(
 ) -> None:
     """Run a published experiment again and lay the figures side by side."""
     try:
-        setting = EXPERIMENTS[name].sizes[size].lasting(updates)
+        setting = EXPERIMENTS[name].sizes[size].lasting(updates).ending(falling)
         chosen = tuple(rules.split(",")) if rules else setting.rules
         which = seeds_of(seeds) if seeds else setting.seeds
         out = (out or Path("out/reproduce") / f"{name}-{size}").absolute()
@@ -86,6 +88,7 @@ def main(
         else:
             common = [name, "--size", size, "--out", str(out), "--device", device, "--worker"]
             common += ["--updates", str(updates)] if updates else []
+            common += ["--falling", str(falling)] if falling else []
             common += ["--data", str(data.absolute())] if data else []
             common += ["--save-every-s", str(save_every_s)]
             commands = [[*common, "--rules", rule, "--seeds", str(seed)] for rule, seed in pairs]

@@ -199,6 +199,11 @@ class AddTrial(Trial):
             self.learner.step(Frame(x_BI, y_BQ, self._all_B, scored_B, weight_B * (end / self.T)))
 
     @override
+    def set_lr(self, lr: float) -> None:
+        for update in (self.learner.update, self.learner.head_update):
+            (update.inner if isinstance(update, Fptt | AtTheEnd) else update).lr = lr
+
+    @override
     def point(self) -> Point:
         with self.learner.evaluation_weights():
             averaged = self.test_error()
@@ -288,6 +293,10 @@ class AddTask(Experiment):
             f"with a weight of 0.1, 0.2 .. 1 (-events: at each of them); regularizer and bptt make "
             f"one, at the end. "
             f"With the regularizer: alpha {ALPHA} if none is named, beta {BETA}."
+        ) + (
+            f" Over the last {setting.falling:,} batches the learning rate falls to zero."
+            if setting.falling
+            else ""
         )
 
     @override

@@ -54,6 +54,7 @@ class Setting:
         marks: where the table is read; multiples of `record_every`.
         rules: what runs unless asked otherwise.
         seeds: likewise.
+        falling: over so many last updates the learning rate falls to zero in a straight line.
     """
 
     units: int
@@ -67,6 +68,7 @@ class Setting:
     marks: tuple[int, ...]
     rules: tuple[str, ...]
     seeds: tuple[int, ...]
+    falling: int = 0
 
     def lasting(self, updates: int | None) -> Setting:
         """The same with another length; the marks within it stay, and its end becomes one."""
@@ -76,6 +78,16 @@ class Setting:
             raise Refused(f"--updates must be at least 1, got {updates}")
         marks = (*(mark for mark in self.marks if mark < updates), updates)
         return replace(self, updates=updates, marks=marks)
+
+    def ending(self, falling: int | None) -> Setting:
+        """The same with a learning rate that falls at the end."""
+        if falling is None:
+            return self
+        if not 1 <= falling <= self.updates:
+            raise Refused(
+                f"--falling must be from 1 to the {self.updates:,} updates made, got {falling}"
+            )
+        return replace(self, falling=falling)
 
     def identity(self) -> dict[str, float | None]:
         """What must agree for a run to be continued; a longer run continues a shorter one."""
@@ -108,6 +120,10 @@ class Trial(ABC):
     @abstractmethod
     def point(self) -> Point:
         """What is measured now; changes nothing that influences the future."""
+
+    def set_lr(self, lr: float) -> None:
+        """Learn at this rate from here on."""
+        raise Refused("--falling: the learning rate of this experiment does not move; leave it out")
 
     @abstractmethod
     def task_state(self) -> dict[str, Tensor]:

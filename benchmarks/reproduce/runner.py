@@ -40,6 +40,7 @@ class Record:
         seconds: spent so far, over all its processes.
         cpu_seconds: likewise, of the processor: what a shared machine tells truly.
         points: the curve.
+        falls_from: the tick from which the learning rate falls; None: it does not.
     """
 
     rule: str
@@ -51,6 +52,7 @@ class Record:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     points: list[Point] = field(default_factory=list)
+    falls_from: int | None = None
 
     def at(self, key: str, mark: int, metric: str) -> float | None:
         """The metric at so many "ticks" or "updates"; None if the run has not come so far."""
@@ -91,13 +93,16 @@ def run(
     folder = folder_of(out, rule.name, seed)
     trial = experiment.start(setting, rule_name, seed, device)
     fresh = Record(rule.name, seed, setting.identity(), device, rule.every)
+    goal, falling = setting.updates * rule.every, setting.falling * rule.every
+    fresh.falls_from = goal - falling if falling else None
     record = _resumed(folder / "state.safetensors", trial, fresh)
-    goal = setting.updates * rule.every
     marks = {goal, *setting.marks}
     begun = saved = clock()
     cpu_begun = time.process_time()
     before_s, cpu_before_s = record.seconds, record.cpu_seconds
     while record.ticks < goal and not stop():
+        if record.falls_from is not None and record.ticks >= record.falls_from:
+            trial.set_lr(setting.lr * (goal - record.ticks) / falling)
         trial.tick()
         record.ticks += 1
         now = clock()
@@ -155,6 +160,13 @@ def _resumed(path: Path, trial: Trial, fresh: Record) -> Record:
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
+    fell = [r.falls_from for r in (fresh, record) if r.falls_from is not None]
+    if fresh.falls_from != record.falls_from and min(fell) < record.ticks:
+        raise Refused(
+            f"{path}: stands at tick {record.ticks:,}, and the learning rate would have to fall "
+            f"from tick {min(fell):,}; name another --falling, or another --out"
+        )
+    record.falls_from = fresh.falls_from
     trial.learner.load_state_dict(part("learner/"))
     trial.load_task_state(part("task/"))
     return record

@@ -17,7 +17,7 @@ from benchmarks.reproduce.add_task import (
     sequences,
     variant_of,
 )
-from benchmarks.reproduce.experiment import Point, Refused
+from benchmarks.reproduce.experiment import Point, Refused, Setting
 from benchmarks.reproduce.runner import Record, run
 from benchmarks.reproduce.table import write
 from stream_rnn.update import Adam, Fptt
@@ -194,6 +194,58 @@ def test_a_run_that_was_cut_ends_with_the_same_figures(rule: str, tmp_path: Path
     assert [point["ticks"] for point in cut.points] == [2, 4, 6]
 
 
+@pytest.mark.parametrize("rule", ["fptt-events", "parts"])
+def test_a_falling_rate_is_the_same_whether_the_run_was_cut(rule: str, tmp_path: Path) -> None:
+    setting = replace(SMALL, updates=8, record_every=1, marks=(8,)).ending(4)
+    whole = run(AddTask(None), setting, rule, 0, tmp_path / "whole")
+    for length in (2, 4):  # once before the fall begins, once within it
+        ticks = iter(range(length))
+        run(AddTask(None), setting, rule, 0, tmp_path / "cut", stop=lambda: next(ticks, 9) == 9)  # noqa: B023
+    cut = run(AddTask(None), setting, rule, 0, tmp_path / "cut")
+    steady = run(AddTask(None), replace(setting, falling=0), rule, 0, tmp_path / "steady")
+    assert cut.points == whole.points
+    # the first tick of the fall still goes at the full rate
+    assert whole.points[:5] == steady.points[:5]
+    assert whole.points[5:] != steady.points[5:]
+
+
+def test_the_rate_falls_in_a_straight_line_to_zero_in_every_update(tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Told(AddTrial):
+        def tick(self) -> None:
+            learner = self.learner
+            found = {getattr(u, "inner", u).lr for u in (learner.update, learner.head_update)}
+            assert len(found) == 1
+            rates.extend(found)
+
+    class Task(AddTask):
+        def start(self, setting: Setting, rule: str, seed: int, device: str) -> AddTrial:
+            return Told(setting, rule, seed, device)
+
+    for rule in ("fptt-events", "fptt", "parts"):
+        setting = replace(SMALL, lr=1e-3, updates=6, record_every=6, marks=(6,), falling=4)
+        run(Task(None), setting, rule, 0, tmp_path)
+        assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+        rates.clear()
+
+
+def test_a_fall_that_should_have_begun_before_is_refused(tmp_path: Path) -> None:
+    setting = replace(SMALL, updates=4, record_every=2, marks=(4,))
+    run(AddTask(None), setting, "parts", 0, tmp_path)
+    with pytest.raises(Refused, match=r"stands at tick 4, .* fall from tick 2"):
+        run(AddTask(None), replace(setting, updates=6, falling=4), "parts", 0, tmp_path)
+    run(AddTask(None), replace(setting, updates=6, falling=2), "parts", 0, tmp_path)
+    with pytest.raises(Refused, match=r"stands at tick 6, .* fall from tick 4"):
+        run(AddTask(None), replace(setting, updates=8), "parts", 0, tmp_path)
+
+
+@pytest.mark.parametrize("falling", [0, -1, 5])
+def test_a_fall_longer_than_the_run_is_refused(falling: int) -> None:
+    with pytest.raises(Refused, match="--falling must be from 1 to the 4 updates"):
+        replace(SMALL, updates=4).ending(falling)
+
+
 def test_the_table_says_what_was_run(tmp_path: Path) -> None:
     setting = replace(SMALL, updates=2, record_every=1, marks=(1, 2))
     records = [run(AddTask(None), setting, rule, 0, tmp_path) for rule in ("fptt", "bptt")]
@@ -201,3 +253,6 @@ def test_the_table_says_what_was_run(tmp_path: Path) -> None:
     assert "T = 20, LSTM 5, Adam 3.00e-03" in text
     assert "| 2 | bptt | equal events and updates |" in text
     assert "- fptt: batches until below 0.05: never" in text
+    assert "falls to zero" not in text
+    falling = replace(setting, falling=2)
+    assert "the last 2 batches the learning rate falls to zero" in AddTask(None).caption(falling)
