@@ -82,6 +82,10 @@ class Learner:
 
         self._plan: Plan | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        # for copies; a plan knows where this learner's tensors are
+        return self.__dict__ | {"_plan": None}
+
     @property
     def lane_state(self) -> dict[str, Tensor]:
         """All per-lane tensors, leading axis B."""

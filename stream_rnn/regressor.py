@@ -29,9 +29,10 @@ from stream_rnn.update import Adam, Update
 class Regressor:
     """Predicts a number from each record of one stream, and learns from it by one update.
 
-    Not for several threads at once. A program that learns for long should call
-    `torch.set_flush_denormal(True)` on its thread, as the daemon does: weights of inputs that are
-    always zero decay into numbers that processors are slow with.
+    Not for several threads at once; `copy.deepcopy` gives a second one that goes its own way. A
+    program that learns for long should call `torch.set_flush_denormal(True)` on its thread, as the
+    daemon does: weights of inputs that are always zero decay into numbers that processors are slow
+    with.
 
     Args:
         recurrence: what is learned; of one lane, float32, on the host.
@@ -74,7 +75,14 @@ class Regressor:
         head = Head(width, inputs, loss, V_PF)
         self.learner = Learner(recurrence, head, update or Adam(), head_update or Adam())
         self.refused = 0
-        self._get = itemgetter(*fields) if inputs > 1 else lambda x: (x[fields[0]],)
+        self._fields = tuple(fields)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Room for a record, and the ways into it."""
+        inputs = len(self._fields)
+        first = self._fields[0]
+        self._get = itemgetter(*self._fields) if inputs > 1 else lambda x: (x[first],)
         self._pack_x = struct.Struct(f"{inputs}f").pack_into
         self._pack_y = struct.Struct("f").pack_into
         # tensors over these bytes: packing numbers is faster than making a tensor of them
@@ -83,6 +91,13 @@ class Regressor:
         y_TBQ = torch.frombuffer(self._y, dtype=torch.float32).view(1, 1, 1)
         yes_TB = torch.ones(1, 1, dtype=torch.bool)
         self._next = Block(x_TBI, y_TBQ, yes_TB, yes_TB)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"learner": self.learner, "refused": self.refused, "_fields": self._fields}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lay_out()
 
     def predict_one(self, x: Mapping[str, float]) -> float:
         """The prediction for the record that would come next; nothing is learned and nothing moves.

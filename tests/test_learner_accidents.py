@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -193,3 +194,25 @@ def test_a_diverged_readout_is_a_bad_event_and_not_a_nan(
     assert learner.step(frame).rejected_B.all()
     after = copy_of(learner)
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("kind", "rule"), EVERY_PAIR)
+def test_a_deep_copy_goes_on_alone(
+    kind: str, rule: str, dtype: torch.dtype, learner_of: LearnerOf, frames_of: FramesOf
+) -> None:
+    """Bitwise as the first would have, whichever of the two goes first."""
+    learner, alone = (learner_of(kind, resolved(rule), n_lanes=3, dtype=dtype) for _ in range(2))
+    frames = frames_of(12, n_lanes=3, dtype=dtype)
+    for frame in frames[:7]:
+        learner.step(frame)
+        alone.step(frame)
+    copied = copy.deepcopy(learner)
+    assert_same(copied.state_dict(), alone.state_dict())
+    for frame in frames[7:]:
+        copied.step(frame)
+    for frame in frames[7:]:
+        learner.step(frame)
+        alone.step(frame)
+    assert_same(copied.state_dict(), alone.state_dict())
+    assert_same(learner.state_dict(), alone.state_dict())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import math
 import struct
 from collections.abc import Callable
@@ -109,6 +111,24 @@ def test_a_record_that_cannot_be_used_is_counted_and_leaves_no_trace(make: Make)
     assert model.refused == 2  # nothing is refused by asking
     after = (*learner.parameters(), *learner.lane_state.values())
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@EACH
+@pytest.mark.parametrize("before", [0, 1, 30])
+def test_a_copy_goes_the_same_way_on_its_own(make: Make, before: int) -> None:
+    xs, ys = events(60)
+    model, untouched = make(), make()
+    for x, y in zip(xs[:before], ys, strict=False):
+        assert model.step(x, y) == untouched.step(x, y)
+    copied = copy.deepcopy(model)
+    theirs = [copied.step(x, y) for x, y in zip(xs[before:], ys[before:], strict=True)]
+    assert len(set(theirs)) > 10  # it saw its records
+    ours = [model.step(x, y) for x, y in zip(xs[before:], ys[before:], strict=True)]
+    alone = [untouched.step(x, y) for x, y in zip(xs[before:], ys[before:], strict=True)]
+    assert theirs == ours == alone
+    del model  # nor does it live on the other's memory
+    gc.collect()
+    assert copied.steps(xs, ys) == untouched.steps(xs, ys)
 
 
 def test_a_field_that_is_missing_is_named() -> None:

@@ -180,6 +180,10 @@ class Noisy(Credit):
         self._gradient_ZM = torch.zeros(cell.weight_shape)
         self._observer: Observer | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        # for copies; the observer knows where this rule's tensors are
+        return self.__dict__ | {"_observer": None}
+
     @override
     def gradient(self) -> Tensor:
         assert self._gradient_ZM is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -35,6 +36,16 @@ class SignStream:
         stream = cls._of.get(generator)
         if stream is None:
             stream = cls._of[generator] = cls(generator)
+        return stream
+
+    def __reduce__(self) -> tuple[Callable[..., SignStream], tuple[torch.Generator, Tensor]]:
+        # a copy draws the same signs from its own generator
+        return SignStream._resumed, (self._generator, self.state())
+
+    @classmethod
+    def _resumed(cls, generator: torch.Generator, state: Tensor) -> SignStream:
+        stream = cls.of(generator)
+        stream.restore(state)
         return stream
 
     def take(self, shape: tuple[int, ...]) -> Tensor:
