@@ -20,7 +20,7 @@ from torch import Tensor
 from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
-from stream_rnn.plan import Parts, Plan, execution, plan_for
+from stream_rnn.plan import Parts, Plan, Recorded, execution, is_watched, plan_for
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import part, take
 from stream_rnn.update.base import Update
@@ -80,7 +80,7 @@ class Learner:
             "owed_B": torch.zeros(B, dtype=torch.bool, device=V_PF.device),
         }
 
-        self._plan: Plan | None = None
+        self._plan: Plan | Recorded | None = None
 
     def __getstate__(self) -> dict[str, object]:
         # for copies; a plan knows where this learner's tensors are
@@ -156,11 +156,14 @@ class Learner:
         loss_B = torch.zeros_like(prediction_BP[:, 0])
         return Outcomes.of(Outcome(prediction_BP, loss_B, nobody_B, rejected_B, nobody_B, None))
 
-    def _plan_now(self, weights: Tensor | None) -> Plan | None:
-        if weights is not None or self.teaches == "readout":
-            return None
-        self._plan = plan_for(self._parts(), self._plan)
+    def _plan_now(self, weights: Tensor | None) -> Plan | Recorded | None:
+        if weights is not None or self.teaches == "readout" or is_watched(self.recurrence):
+            return None  # the plan stays for the ticks after this one
+        self._plan = plan_for(self._parts(), self._step_of, self._plan)
         return self._plan
+
+    def _step_of(self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor) -> Outcome:
+        return self._step(Frame(x_BI, y_BQ, live_B, scored_B))
 
     def _step_by_plan(self, frame: Frame) -> Outcome | None:
         plan = self._plan_now(frame.weight_B)
@@ -171,7 +174,10 @@ class Learner:
         if ticked is None:
             return None
         outcome, waits = ticked
-        return Outcome(*outcome[:5], updated=None if waits else outcome.updated)
+        prediction, loss, learned, rejected, restarted, updated = outcome
+        return Outcome(
+            prediction, loss, learned, rejected, restarted, updated=None if waits else updated
+        )
 
     def _parts(self) -> Parts:
         return Parts(
@@ -247,9 +253,10 @@ class Learner:
         Returns:
             The activated prediction (B, P), and whether it is unsound (B,): of no use.
         """
-        outcome = self._step_by_plan(frame)
-        if outcome is not None:
-            return outcome.prediction_BP, outcome.rejected_B
+        if isinstance(self._plan_now(frame.weight_B), Plan):
+            outcome = self._step_by_plan(frame)
+            if outcome is not None:
+                return outcome.prediction_BP, outcome.rejected_B
         return self._foresee(frame)
 
     def _foresee(self, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -218,6 +219,27 @@ class Noisy(Credit):
                 self._stream.restore(state["generator"].cpu())
             else:
                 self._generator.set_state(state["generator"].cpu())
+
+    @property
+    def draws(self) -> bool:
+        """Whether the signs come from its generator."""
+        return self._draws
+
+    @property
+    def generator(self) -> torch.Generator:
+        """Where the signs come from; only where it `draws`."""
+        assert self._generator is not None
+        return self._generator
+
+    @contextmanager
+    def signs_through(self, seam: Callable[[Callable[[], Tensor]], Tensor]) -> Iterator[None]:
+        """Meanwhile each tick's signs are what `seam` gives, told how they would be drawn."""
+        signs = self._signs
+        self._signs = lambda shape: seam(lambda: signs(shape))
+        try:
+            yield
+        finally:
+            self._signs = signs
 
     def draw_signs(self) -> Tensor:
         """The signs of the next tick, in the shape that `signs_shape` says."""

@@ -9,8 +9,7 @@ Axes: T ticks, B lanes, I inputs, P outputs, Q targets.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,13 +19,10 @@ from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Library, Step, Tick
 from stream_rnn.plan.outcomes import Room, Ticked
-from stream_rnn.plan.parts import CELLS, LOSSES, UPDATES, Parts
+from stream_rnn.plan.parts import CELLS, LOSSES, UPDATES, Parts, Rows, settings_of
 from stream_rnn.plan.recurrent import Recurrent
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Sgd, Update
-
-Rows = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of ticks, with a leading axis T: x (T, B, I), y (T, B, Q), live (T, B), scored (T, B)."""
 
 Taken = tuple[Room, int, int, bool]
 """Where the outcomes are: the rows from .. up to .., and whether W had to wait in all of them.
@@ -78,8 +74,7 @@ class Plan:
         self._tick = Tick()
         # the pointers above stay valid as long as these are the tensors in use
         self._states = [update.state for update in self._updates]
-        self._settings = [_SETTINGS[type(update)] for update in self._updates]
-        self._set = [read(u) for read, u in zip(self._settings, self._updates, strict=True)]
+        self._settings = [settings_of(update) for update in self._updates]
         self._readout = (head, head.V_PF, loss)
 
         self._shapes = (torch.Size((B, I)), torch.Size((B, Q)), torch.Size((B,)))
@@ -103,7 +98,7 @@ class Plan:
         if not self._recurrent.fits(parts.recurrence):
             return False
         for i, update in enumerate(self._updates):
-            if update.state is not self._states[i] or self._settings[i](update) != self._set[i]:
+            if update.state is not self._states[i] or settings_of(update) != self._settings[i]:
                 return False
         return True
 
@@ -208,12 +203,6 @@ def _squares(plan: loading.Plan, head: Head) -> tuple[object, ...]:
 
 def _settings_of(head: LeastSquaresHead) -> tuple[object, ...]:
     return head.forgetting, head.prior, head.reach, id(head.C_FF), id(head.size_P)
-
-
-_SETTINGS: dict[type, Callable[[Any], tuple[float | None, ...]]] = {
-    Adam: operator.attrgetter("lr", "clip", "beta1", "beta2", "eps"),
-    Sgd: operator.attrgetter("lr", "clip", "momentum"),
-}
 
 
 def _step(

@@ -8,19 +8,40 @@ from torch import Tensor
 from stream_rnn.credit import Credit, Fallback, Kf, Ok
 from stream_rnn.native import loading
 from stream_rnn.plan.fused import Plan
-from stream_rnn.plan.parts import Parts, active_rule, plannable, units_in
+from stream_rnn.plan.parts import Parts, active_rule, plannable, recordable, units_in
+from stream_rnn.plan.recorded import Recorded, Step
 from stream_rnn.plan.recurrent import DenseRecurrent, Recurrent, UnitsRecurrent
-from stream_rnn.recurrence import Dense, Recurrence
+from stream_rnn.recurrence import Dense, Recurrence, Stack
 
 
-def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
-    """The plan for these parts as they are now: `known` if it still fits; None: there is none."""
+def plan_for(parts: Parts, step: Step, known: Plan | Recorded | None) -> Plan | Recorded | None:
+    """The plan for these parts as they are now: `known` if it still fits; None: there is none.
+
+    The library's where it is made for them, else a recording of `step`, the tick in torch.
+    """
     kernels = loading.find()
-    if kernels is None or _is_watched(parts.recurrence):
-        return None
-    if known is not None and known.fits(kernels, parts):
+    if isinstance(known, Plan):
+        if kernels is not None and known.fits(kernels, parts):
+            return known
+    elif known is not None and known.fits(parts):
         return known
-    return Plan(kernels, parts, _recurrent(parts.recurrence)) if plannable(parts) else None
+    if kernels is not None and plannable(parts):
+        return Plan(kernels, parts, _recurrent(parts.recurrence))
+    if not recordable(parts) or not _is_all_torch(parts):
+        return None
+    return Recorded(parts, step, known if isinstance(known, Recorded) else None)
+
+
+def _is_all_torch(parts: Parts) -> bool:
+    """Whether no recurrence lets the library observe, which a recording would not see."""
+    recurrence = parts.recurrence
+    if loading.find() is None:
+        return True
+    layers = recurrence.layers if isinstance(recurrence, Stack) else (recurrence,)
+    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    rules = [active_rule(layer.credit) for layer in dense]
+    weights = [layer.parameters()[0] for layer in dense]
+    return not any(map(_is_observed, rules, weights))
 
 
 def _recurrent(recurrence: Recurrence) -> Recurrent:
@@ -42,14 +63,16 @@ def execution(parts: Parts) -> tuple[str, str]:
     rule = rule.active if isinstance(rule, Fallback) else rule
     is_whole = plannable(parts)
     if kernels is None or not (is_whole or _is_observed(rule, recurrence.parameters()[0])):
+        if parts.head.V_PF.device.type == "cuda":
+            return "torch", "torch, ticks in a CUDA graph" if recordable(parts) else "torch"
         why = "" if kernels is not None else f" ({loading.describe()})"
         return "torch", f"torch{why}"
     what = "whole ticks" if is_whole else "the credit rule"
     return loading.path_name(), f"{loading.describe()}, {what}"
 
 
-def _is_watched(recurrence: Recurrence) -> bool:
-    """Whether the tick's linearization is wanted for the live fidelity; the library has none."""
+def is_watched(recurrence: Recurrence) -> bool:
+    """Whether the tick's linearization is wanted for the live fidelity; no plan gives any."""
     probe = recurrence.fidelity if type(recurrence) is Dense else None
     return probe is not None and probe.records_next
 

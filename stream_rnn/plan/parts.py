@@ -5,19 +5,21 @@ A subclass, another dtype, another device: not these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stream_rnn.cells import Gru, Lstm, Rhn, Tanh
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Snap1, Tbptt, Uoro
+from stream_rnn.credit.base import Noisy
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Head, Quantile, SquaredError
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native.observe import MAX_RANK
 from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
-from stream_rnn.update import Adam, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Sgd, Update
 
 # exactly these types: a subclass may compute something else
 CELLS: dict[type, int] = {Tanh: 0, Gru: 1, Lstm: 2, Rhn: 3}
@@ -33,6 +35,15 @@ Units = Lru | Rtu | Elstm
 Rule = Kf | Ok | Rtrl | Tbptt
 ACTIVATIONS = {"tanh": 1, "relu": 2}
 UNITS = {"lru": 1, "rtu linear": 2, "rtu tanh": 3, "rtu relu": 4, "elstm": 5}
+
+Rows = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Of ticks, with a leading axis T: x (T, B, I), y (T, B, Q), live (T, B), scored (T, B)."""
+
+SMALL = 1 << 20
+"""Numbers of a state up to which Python's part in a tick is worth the memory that recording takes.
+
+On a processor: a tape keeps every intermediate result.
+"""
 
 
 class Parts(NamedTuple):
@@ -97,3 +108,55 @@ def active_rule(credit: Credit) -> Rule | None:
     if type(credit) is Fallback:
         return None if credit.owes_from_before else active_rule(credit.active)
     return credit if type(credit) in (Kf, Ok, Rtrl, Tbptt) else None  # type: ignore[return-value]
+
+
+def recordable(parts: Parts) -> bool:
+    """Whether every tick of these parts is the same operations on the same tensors."""
+    head = parts.head
+    if type(head) not in (Head, LeastSquaresHead) or type(head.loss_function) not in LOSSES:
+        return False
+    if not all(_repeats(update) for update in (parts.update, parts.head_update)):
+        return False
+    recurrence = parts.recurrence
+    device = head.V_PF.device.type
+    if device not in ("cpu", "cuda") or (device == "cpu" and _size_of(recurrence) > SMALL):
+        return False
+    if type(recurrence) is Stack:
+        return not recurrence.owes and all(map(_is_same_each_tick, recurrence.layers))
+    return _is_same_each_tick(recurrence)
+
+
+def _size_of(recurrence: Recurrence) -> int:
+    tensors = [*recurrence.parameters(), *recurrence.lane_state.values()]
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def _repeats(update: Update) -> bool:
+    return type(update) in UPDATES or (type(update) is Fptt and type(update.inner) in UPDATES)
+
+
+def _is_same_each_tick(recurrence: Recurrence) -> bool:
+    if type(recurrence) in (Lru, Rtu, Elstm, Feedforward):
+        return True
+    if type(recurrence) is not Dense or type(recurrence.cell) not in CELLS:
+        return False
+    rule = recurrence.credit
+    if type(rule) is Fallback:
+        if rule.owes_from_before:
+            return False
+        rule = rule.active
+    if isinstance(rule, Noisy):
+        return type(rule) in (Kf, Ok, Uoro) and rule.draws
+    return type(rule) in (Rtrl, Snap1) or (type(rule) is Tbptt and rule.every == 1)
+
+
+_SETTINGS: dict[type, Callable[[Any], tuple[float | None, ...]]] = {
+    Adam: operator.attrgetter("lr", "clip", "beta1", "beta2", "eps"),
+    Sgd: operator.attrgetter("lr", "clip", "momentum"),
+    Fptt: operator.attrgetter("alpha", "beta"),
+}
+
+
+def settings_of(update: Update) -> tuple[float | None, ...]:
+    """What a user may set of it between two ticks."""
+    return _SETTINGS[type(update)](update)

@@ -1,0 +1,326 @@
+"""A tick in torch, recorded once it is known to repeat itself, and played from then on.
+
+The kernels, their order and the memory they work on are those of `Learner.step`, so the results are
+the same to the bit; what falls away is Python, the launches (a CUDA graph is one), and allocations.
+
+Axes: T ticks, B lanes, I inputs, P outputs, Q targets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from stream_rnn.credit import Fallback
+from stream_rnn.credit.base import Noisy
+from stream_rnn.head import Head
+from stream_rnn.least_squares import LeastSquaresHead
+from stream_rnn.plan.graph import Graph
+from stream_rnn.plan.outcomes import Ticked
+from stream_rnn.plan.parts import Parts, Rows, settings_of
+from stream_rnn.plan.tape import Tape
+from stream_rnn.recurrence import Dense, Recurrence, Stack
+from stream_rnn.update import Fptt, Update
+
+if TYPE_CHECKING:
+    from stream_rnn.frame import Outcome
+
+Step: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor], Outcome]"
+"""A tick in torch, of x (B, I), y (B, Q), live (B,) and scored (B,)."""
+Taken = tuple[Ticked, int, int, bool]
+"""What the ticks gave: the rows from .. up to .., and whether W had to wait in all of them."""
+
+ROWS = 64
+"""Ticks between two looks at the device, at most."""
+BEFORE = {"cuda": 2, "cpu": 50}
+"""Ticks that go by in torch before one is recorded: what is made at first use is made in them.
+
+Listening to a tick on a processor costs about twenty of them.
+"""
+LONGEST = 1 << 12
+"""Likewise at most where recordings keep being outdated."""
+
+_log = logging.getLogger(__name__)
+
+
+class Recorder(Protocol):
+    """Keeps a tick: a `Graph`, or a `Tape` on the host."""
+
+    is_whole: bool
+
+    def record(self, tick: Callable[[], None]) -> None:
+        """Let `tick` happen, and keep it."""
+
+    def play(self) -> None:
+        """Let it happen once more."""
+
+    def drawn(self, draw: Callable[[], Tensor]) -> Tensor:
+        """What `draw` gives, anew each time."""
+
+
+class Recorded:
+    """One learner's recorded ticks; made by `plan_for`.
+
+    Args:
+        parts: the learner's, `recordable`.
+        step: their tick.
+        outdated: what this takes the place of.
+    """
+
+    def __init__(self, parts: Parts, step: Step, outdated: Recorded | None = None) -> None:
+        self._parts = parts
+        self._step = step
+        self._is_as_it_was = _memory_of(parts)
+        first = BEFORE[parts.head.V_PF.device.type]
+        self._wait: int = first if outdated is None else min(2 * outdated._wait, LONGEST)
+        self._left = self._wait
+        self._films: dict[bool, Film | None] = {}  # by whether nothing is taught
+
+    def fits(self, parts: Parts) -> bool:
+        """Whether everything is where it was, and as it was, when the recording was made."""
+        return parts == self._parts and _memory_of(parts) == self._is_as_it_was
+
+    def step(
+        self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor, frozen: bool
+    ) -> tuple[Ticked, bool] | None:
+        """One tick, and whether W had to wait in it; None: it is to be taken in torch."""
+        rows = x_BI[None], y_BQ[None], live_B[None], scored_B[None]
+        taken = self.run(rows, 0, 1, frozen)
+        if taken is None:
+            return None
+        ticked, _, _, waits = taken
+        return Ticked(*(each[0] for each in ticked)), waits
+
+    def peek(self, rows: Rows, t: int) -> None:
+        """None: what would be predicted is asked of torch."""
+
+    def run(self, rows: Rows, start: int, end: int, frozen: bool) -> Taken | None:
+        """Ticks from `start` on, at most up to `end`, as many as differ in their rows alone."""
+        if not self._takes(rows):
+            return None
+        if self._left:
+            self._left -= 1
+            return None
+        n = min(end - start, ROWS, _unseen_ticks(self._parts.recurrence))
+        coming = [each[start : start + n] for each in rows]
+        if frozen in self._films:
+            film = self._films[frozen]
+            return None if film is None else film.show(coming)
+        film = Film(self._parts, self._step)
+        taken = film.take(coming)
+        self._films[frozen] = film if film.is_usable else None
+        return taken
+
+    def _takes(self, rows: Rows) -> bool:
+        x, y, live, scored = rows
+        V_PF = self._parts.head.V_PF
+        return (
+            x.dtype is y.dtype is V_PF.dtype
+            and live.dtype is scored.dtype is torch.bool
+            and all(each.device == V_PF.device for each in rows)
+        )
+
+
+class Film:
+    """A tick on rows that stay in place, numbered by a counter on the device.
+
+    A tick after one that whoever watches must hear of at once (credit that restarted, an update
+    that was refused) finds no lane live: nothing moves, and it is taken again in the next run.
+
+    Attributes:
+        is_usable: whether the recording may be played.
+    """
+
+    def __init__(self, parts: Parts, step: Step) -> None:
+        recurrence, head = parts.recurrence, parts.head
+        loss, like = head.loss_function, head.V_PF
+        B = recurrence.n_lanes
+        self.is_usable = False
+        self._step = step
+        self._recurrence = recurrence
+        self._watched = list(_objects(parts))
+        self._noisy = [each for each in self._watched if isinstance(each, Noisy)]
+        self._generators = [rule.generator for rule in self._noisy]
+        flags = like.new_zeros(ROWS, B, dtype=torch.bool)
+        self._in = (
+            like.new_zeros(ROWS, B, recurrence.n_inputs),
+            like.new_zeros(ROWS, B, loss.n_targets),
+            flags.clone(),
+            flags.clone(),
+        )
+        self._out = Ticked(
+            prediction_BP=like.new_zeros(ROWS, B, loss.n_outputs),
+            loss_B=like.new_zeros(ROWS, B),
+            learned_B=flags.clone(),
+            rejected_B=flags.clone(),
+            restarted_B=flags.clone(),
+            updated=flags[:, 0].clone(),
+        )
+        self._at = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._taken = torch.zeros_like(self._at)
+        self._is_over = like.new_zeros((), dtype=torch.bool)
+        self._waits = False
+        self._left_behind: list[tuple[dict[str, Any], str, object]] = []
+        self._on_host = like.device.type == "cpu"
+        self._recorder: Recorder = Tape() if self._on_host else Graph(like.device, self._generators)
+
+    def take(self, rows: Sequence[Tensor]) -> Taken | None:
+        """Record the first tick of these rows, which happens; None: it did not, nor will it."""
+        self._load([each[:1] for each in rows])
+        before = [dict(vars(each)) for each in self._watched]
+        try:
+            with ExitStack() as stack:
+                for rule in self._noisy:
+                    stack.enter_context(rule.signs_through(self._recorder.drawn))
+                stack.enter_context(_unwatched(self._recurrence))
+                self._recorder.record(self._tick)
+        except RuntimeError as error:
+            if self._on_host:
+                raise
+            # a capture that failed has run no kernel: as if nothing had been
+            for each, was in zip(self._watched, before, strict=True):
+                vars(each).update(was)
+            _log.warning("a tick cannot be captured, each will be launched anew: %s", error)
+            return None
+        changed = [
+            (vars(each), name, value)
+            for each, was in zip(self._watched, before, strict=True)
+            for name, value in vars(each).items()
+            if value is not was.get(name)
+        ]
+        self._left_behind = [entry for entry in changed if _is_of_tensors(entry[2])]
+        # whoever counts ticks in Python would count none of those played
+        counts = any(
+            before[self._place(owner)].get(name) != value
+            for owner, name, value in changed
+            if not _is_of_tensors(value)
+        )
+        self.is_usable = self._recorder.is_whole and not counts
+        return self._told(1)
+
+    def show(self, rows: Sequence[Tensor]) -> Taken:
+        """Play the ticks of these rows, up to one that must be heard of at once."""
+        n = len(rows[0])
+        self._load(rows)
+        states = [] if self._on_host else [each.get_state() for each in self._generators]
+        for _ in range(n):
+            self._recorder.play()
+            if self._on_host and n > 1 and bool(self._is_over):
+                break
+        for owner, name, value in self._left_behind:
+            owner[name] = value
+        taken = int(self._taken) if n > 1 else 1  # the one look at the device
+        if taken < n:
+            for generator, before in zip(self._generators, states, strict=False):
+                generator.set_state(drawn_for(before, generator.get_state(), taken, n))
+        return self._told(taken)
+
+    def _load(self, rows: Sequence[Tensor]) -> None:
+        n = len(rows[0])
+        for mine, each in zip(self._in, rows, strict=True):
+            mine[:n].copy_(each, non_blocking=True)
+        self._at.zero_()
+        self._taken.zero_()
+        self._is_over.zero_()
+
+    def _tick(self) -> None:
+        x_BI, y_BQ, live_B, scored_B = (each.index_select(0, self._at)[0] for each in self._in)
+        outcome = self._step(x_BI, y_BQ, live_B & ~self._is_over, scored_B)
+        self._waits = outcome.updated is None
+        is_over = outcome.restarted_B.any()
+        updated = torch.zeros_like(is_over) if outcome.updated is None else outcome.updated
+        if not self._waits:
+            is_over = is_over | (outcome.learned_B.any() & ~updated)
+        given = Ticked(
+            *(outcome.prediction_BP, outcome.loss_B, outcome.learned_B),
+            *(outcome.rejected_B, outcome.restarted_B, updated),
+        )
+        for mine, each in zip(self._out, given, strict=True):
+            mine.index_copy_(0, self._at, each[None])
+        self._taken += ~self._is_over
+        self._is_over |= is_over
+        self._at += 1
+
+    def _told(self, n: int) -> Taken:
+        if isinstance(self._recurrence, Dense) and self._recurrence.fidelity is not None:
+            self._recurrence.fidelity.pass_over(n)
+        return Ticked(*(each[:n].clone() for each in self._out)), 0, n, self._waits
+
+    def _place(self, owner: dict[str, Any]) -> int:
+        return next(i for i, each in enumerate(self._watched) if vars(each) is owner)
+
+
+def drawn_for(before: Tensor, after: Tensor, taken: int, n: int) -> Tensor:
+    """The state of a GPU's generator once `taken` of `n` like ticks have drawn from it.
+
+    Its last eight bytes are how far it has come.
+    """
+    first, last = (int(state[-8:].clone().view(torch.int64)) for state in (before, after))
+    place = torch.tensor([first + (last - first) // n * taken])
+    return torch.cat((after[:-8], place.view(torch.uint8)))
+
+
+def _objects(parts: Parts) -> Iterator[Recurrence | Head | Update | Any]:
+    """All that a tick may leave something behind in."""
+    layers = parts.recurrence.layers if isinstance(parts.recurrence, Stack) else ()
+    for recurrence in (parts.recurrence, *layers):
+        yield recurrence
+        if isinstance(recurrence, Dense):
+            yield recurrence.credit
+            if isinstance(recurrence.credit, Fallback):
+                yield recurrence.credit.active
+    yield parts.head
+    for update in (parts.update, parts.head_update):
+        yield update
+        if isinstance(update, Fptt):
+            yield update.inner
+
+
+def _memory_of(parts: Parts) -> tuple[object, ...]:
+    """Where all tensors of the state are, and what else a tick depends on."""
+    recurrence, head = parts.recurrence, parts.head
+    tensors = [*recurrence.parameters(), *recurrence.lane_state.values(), head.V_PF]
+    settings: list[object] = [id(head.loss_function)]
+    if isinstance(head, LeastSquaresHead):
+        tensors += [head.C_FF, head.size_P]
+        settings += [head.forgetting, head.prior, head.reach]
+    if isinstance(recurrence, Stack):
+        settings.append(recurrence.owes)
+    for update in (parts.update, parts.head_update):
+        for each in (update, update.inner) if isinstance(update, Fptt) else (update,):
+            tensors += each.state.values()
+            settings.append(settings_of(each))
+    rules = [each for each in _objects(parts) if isinstance(each, Fallback)]
+    settings += [(rule.level, rule.owes_from_before) for rule in rules]
+    return (*map(id, tensors), *settings)
+
+
+def _unseen_ticks(recurrence: Recurrence) -> int:
+    fidelity = recurrence.fidelity if isinstance(recurrence, Dense) else None
+    return ROWS if fidelity is None else max(fidelity.unseen_ticks, 1)
+
+
+@contextmanager
+def _unwatched(recurrence: Recurrence) -> Iterator[None]:
+    """Without the probe that counts ticks: it is told of them."""
+    if not isinstance(recurrence, Dense):
+        yield
+        return
+    fidelity, recurrence.fidelity = recurrence.fidelity, None
+    try:
+        yield
+    finally:
+        recurrence.fidelity = fidelity
+
+
+def _is_of_tensors(value: object) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_of_tensors(each) for each in value)
+    return value is None or isinstance(value, Tensor)

@@ -1,0 +1,183 @@
+"""The operations of torch that a tick is made of, noted once and made again on the same tensors.
+
+What `torch.cuda.CUDAGraph` is for a GPU, on the host: none of the tick's Python runs again, and no
+memory is allocated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+Call = Callable[[], object]
+
+# the same kernels by a shorter way than an operator's overload
+_SHORT: dict[str, Callable[..., object]] = {
+    "aten::add.Tensor": torch.add,
+    "aten::addcmul": torch.addcmul,
+    "aten::bitwise_and.Tensor": torch.bitwise_and,
+    "aten::bitwise_not": torch.bitwise_not,
+    "aten::bitwise_or.Tensor": torch.bitwise_or,
+    "aten::bmm": torch.bmm,
+    "aten::div.Tensor": torch.div,
+    "aten::gt.Scalar": torch.gt,
+    "aten::index_select": torch.index_select,
+    "aten::le.Scalar": torch.le,
+    "aten::lerp.Scalar": torch.lerp,
+    "aten::lt.Scalar": torch.lt,
+    "aten::mm": torch.mm,
+    "aten::mul.Tensor": torch.mul,
+    "aten::reciprocal": torch.reciprocal,
+    "aten::sqrt": torch.sqrt,
+    "aten::sub.Tensor": torch.sub,
+    "aten::tanh": torch.tanh,
+    "aten::where.self": torch.where,
+}
+
+
+class Tape:
+    """A tick on the host.
+
+    Attributes:
+        is_whole: whether all that the tick did was noted. A number that Python read, or one drawn
+            at random behind its back, will not be another one when the tape is played.
+    """
+
+    def __init__(self) -> None:
+        self.is_whole = True
+        self._calls: list[Call] = []
+        self._constants: dict[int, int] = {}  # memory -> the call that fills it
+        self._is_deaf = False
+
+    def record(self, tick: Callable[[], None]) -> None:
+        """Let `tick` happen, and note it."""
+        with _Listener(self._hear):
+            tick()
+        # written once, and by nobody else
+        filled = set(self._constants.values())
+        self._calls = [call for i, call in enumerate(self._calls) if i not in filled]
+
+    def play(self) -> None:
+        """Let it happen once more."""
+        for call in self._calls:
+            call()
+
+    def drawn(self, draw: Callable[[], Tensor]) -> Tensor:
+        """What `draw` gives, of which each playing gets its own."""
+        self._is_deaf = True
+        try:
+            kept = draw().clone()
+        finally:
+            self._is_deaf = False
+        self._calls.append(lambda: kept.copy_(draw()))
+        return kept
+
+    def _hear(self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        if self._is_deaf:
+            return
+        made = list(_tensors(result))
+        if not made or torch.Tag.nondeterministic_seeded in op.tags:
+            self.is_whole = False
+        elif op._schema.is_mutable:
+            for tensor in _written(op, args, kwargs):  # what held a constant does so no longer
+                self._constants.pop(_memory(tensor), None)
+            self._calls.append(partial(op._op, *args, **kwargs))
+        else:
+            self._note(op, args, kwargs, made)
+
+    def _note(
+        self, op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: list[Tensor]
+    ) -> None:
+        given = {_memory(tensor) for tensor in _tensors([*args, *kwargs.values()])}
+        if all(_memory(tensor) in given for tensor in made):
+            return  # other views of the same memory
+        is_constant = op._schema.name in _FILLS or given <= self._constants.keys()
+        if is_constant and len(made) == 1:
+            self._constants[_memory(made[0])] = len(self._calls)
+            self._calls.append(partial(made[0].copy_, made[0].clone()))
+        else:
+            self._calls.append(_again(op, args, kwargs, made))
+
+
+_FILLS = frozenset(
+    f"aten::{name}"
+    for name in ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+
+
+class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Tells of every operation once it was made."""
+
+    def __init__(self, hear: Callable[..., None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._hear = hear
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self._hear(func, args, kwargs, result)
+        return result
+
+
+def _again(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: list[Tensor]) -> Call:
+    """The same once more, its results where they were."""
+    short = _SHORT.get(_name(op))
+    if short is not None:
+        return partial(short, *args, **kwargs, out=made[0])
+    found = _into(op)
+    if found is not None:
+        into, names = found
+        return partial(into, *args, **kwargs, **dict(zip(names, made, strict=True)))
+    return partial(_copied, op, args, kwargs, made)
+
+
+def _copied(
+    op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: Sequence[Tensor]
+) -> None:
+    for old, new in zip(made, _tensors(op(*args, **kwargs)), strict=True):
+        old.copy_(new)
+
+
+def _name(op: Any) -> str:
+    schema = op._schema
+    return f"{schema.name}.{schema.overload_name}" if schema.overload_name else str(schema.name)
+
+
+@cache
+def _into(op: Any) -> tuple[Any, tuple[str, ...]] | None:
+    """The overload that writes into given tensors, and what it calls them; None: there is none."""
+    wanted = [(a.name, str(a.type)) for a in op._schema.arguments]
+    packet = op.overloadpacket
+    for name in packet.overloads():
+        overload = getattr(packet, name)
+        arguments = overload._schema.arguments
+        results = tuple(a.name for a in arguments if a.is_out)
+        rest = [(a.name, str(a.type)) for a in arguments if not a.is_out]
+        if results and rest == wanted and len(results) == len(op._schema.returns):
+            return overload._op, results
+    return None
+
+
+def _written(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
+    for i, argument in enumerate(op._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            yield from _tensors(args[i] if i < len(args) else kwargs.get(argument.name))
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)
