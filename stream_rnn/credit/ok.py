@@ -24,6 +24,7 @@ from typing_extensions import override
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound
 from stream_rnn.credit.small_matrices import floored_cholesky, jacobi_svd, mixing
+from stream_rnn.credit.small_matrices_on_gpu import launches, reduced
 from stream_rnn.linearization import Linearization
 from stream_rnn.native.observe import Shape
 
@@ -172,6 +173,9 @@ class Ok(Noisy):
         """
         Q = V_QMr.shape[0]
         double = V_QMr.dtype == torch.float64
+        if not double and launches(gram):
+            mixed, variance_Q = reduced(gram, self.draw_signs().float().view(Q, -1))
+            return mixed[:Q], mixed[Q:], variance_Q
         floor = gram.new_full((2 * Q, 1), 1e-15)  # filled on the device: nothing is copied
         if not double:
             floor[Q:].fill_(1e-6)
