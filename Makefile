@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-slow-3 test-gpu bench bench-flat soak storm fuzz image clean
+.PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-slow-3 test-gpu bench bench-gpu bench-flat soak storm fuzz image clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -60,6 +60,9 @@ test-slow-3: $(STAMP)
 
 test-gpu: $(STAMP)  ## Only the tests that need a CUDA device
 	$(PYTEST) -q -m gpu
+
+bench-gpu: $(STAMP)  ## Ticks on a GPU: launched one by one, from a CUDA graph, and the floor
+	$(BIN)/python -m benchmarks.gpu
 
 bench: $(STAMP)  ## Two minutes: each tick beside its floor, the daemon by stage, bit-identity (DEEP_RIVER=PYTHON: beside it)
 	OMP_NUM_THREADS=1 $(BIN)/stream-rnn bench

@@ -15,6 +15,8 @@ from stream_rnn.config import ConfigError
 LARGEST = 1 << 60
 MOST_UNITS = 1 << 17  # a layer of a stream's model: beyond it is a slip of the pen
 SHARE = 0.8  # of what there is: the rest is the stream's, the snapshots' and the system's
+# of what a credit rule keeps: itself, a snapshot's, and on a GPU what a tick in torch makes of it
+COPIES = {"cpu": 2, "cuda": 6}
 
 
 def require_room(
@@ -44,7 +46,7 @@ def require_room(
             raise ConfigError(
                 f"[learner] cell: units must be at most {MOST_UNITS}, got {units}; use fewer units"
             )
-        needed += _layer(table, rules, width, units, n_lanes, size)
+        needed += _layer(table, rules, width, units, n_lanes, size, COPIES.get(device.type, 2))
         width = network.width_of(table, units)
     # initial weights are float64; gradient, two moments and a snapshot's copy follow
     needed += n_outputs * (width + n_inputs + 1) * (8 + 4 * size)
@@ -64,6 +66,7 @@ def _layer(
     units: int,
     B: int,
     size: int,
+    copies: int,
 ) -> int:
     """Bytes of a layer: weights with their moments, states, and what its credit keeps."""
     target = network.layer_class("[learner] cell", table)
@@ -73,7 +76,8 @@ def _layer(
     weights = Z * M * (8 + 4 * size) + 3 * 8 * units * units
     if weights > LARGEST:
         return weights
-    return weights + size * B * S * 4 + sum(_rule(target, rule, width, units, B) for rule in rules)
+    kept = sum(_rule(target, rule, width, units, B) for rule in rules)
+    return weights + size * B * S * 4 + copies * kept
 
 
 def _rule(cell: type[Cell], table: Mapping[str, Any], width: int, units: int, B: int) -> int:
@@ -85,7 +89,7 @@ def _rule(cell: type[Cell], table: Mapping[str, Any], width: int, units: int, B:
         return LARGEST
     except (ConfigError, ValueError, TypeError):  # refused soon, with a word of its own
         return 0
-    return 2 * sum(t.numel() * t.element_size() for t in rule.lane_state.values())
+    return sum(t.numel() * t.element_size() for t in rule.lane_state.values())
 
 
 def _room(device: torch.device) -> int:
