@@ -5,6 +5,7 @@ Axes: B lanes, S state, Z = G*N, M = I+N+1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Fidelity:
     reads and never writes: learning is the same with and without. (Under the native library, which
     hands out no linearizations, the ticks it copies are taken by the torch step and differ by
     rounding; hence its clock is part of a snapshot.) A tick without a target, or an update-locked
-    rule's, is passed over.
+    rule's, is passed over. A move of the ladder forgets all: it was another rule's.
 
     A noisy rule's single gradient may point far from the truth and still be right on average (a
     cosine of 0.3 is normal at rank 1); what tells is its course, and that it stays positive.
@@ -57,6 +58,7 @@ class Fidelity:
         self._kept: list[_Tick] = []
         self._cosine: Tensor | None = None
         self._was_locked = False
+        self._switches = 0
 
     @property
     def records_next(self) -> bool:
@@ -72,14 +74,40 @@ class Fidelity:
         """Count n ticks that need not be seen."""
         self._ticks += n
 
+    def follow(self, switches: int) -> None:
+        """Told first of all how often the rule was switched: forget what is not of this one.
+
+        The clock goes on. A window that was half copied is not compared, for the new rule has not
+        seen its beginning; nor is the first gradient, which may hold what the old rule still owed.
+        """
+        if switches != self._switches:
+            self._switches = switches
+            self._kept.clear()
+            self._cosine = None
+            self._was_locked = True
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Where in its period it is; what it has copied is not kept."""
-        return {"ticks": torch.tensor(self._ticks)}
+        """Where in its period it is, and the mean if there is one.
+
+        What it has copied is not kept: a comparison that a restart falls into is passed over.
+        """
+        state = {"ticks": torch.tensor(self._ticks)}
+        if self._cosine is not None and bool(self._cosine.isfinite()):
+            state["cosine"] = self._cosine
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave; empty: a period begins (it was not probed before)."""
+        """Take what `state_dict` gave; empty: a period begins (it was not probed before).
+
+        Raises:
+            ValueError: it is nothing that `state_dict` gives.
+        """
+        cosine = state.get("cosine")  # older snapshots have none
+        if cosine is not None and not _is_cosine(cosine):
+            raise ValueError(f"state 'cosine': expected one number in -1..1, got {cosine}")
         self._ticks = counted(state, "ticks", 2**62) % self.every if state else 0
         self._kept.clear()
+        self._cosine = None if cosine is None else cosine.clone()
 
     def observe(
         self,
@@ -121,9 +149,14 @@ class Fidelity:
     def _compare(self, gradient_ZM: Tensor, reference_ZM: Tensor) -> None:
         lengths = torch.linalg.vector_norm(gradient_ZM) * torch.linalg.vector_norm(reference_ZM)
         cosine = ((gradient_ZM * reference_ZM).sum() / lengths).clamp(-1.0, 1.0)
-        old = torch.full_like(cosine, torch.nan) if self._cosine is None else self._cosine
+        # a resumed one may be elsewhere
+        old = torch.full_like(cosine, math.nan) if self._cosine is None else self._cosine.to(cosine)
         mixed = torch.where(old.isnan(), cosine, torch.lerp(old, cosine, 0.1))
         self._cosine = torch.where(cosine.isfinite(), mixed, old)
+
+
+def _is_cosine(tensor: Tensor) -> bool:
+    return tensor.numel() == 1 and tensor.is_floating_point() and abs(float(tensor)) <= 1
 
 
 def _copied(lin: Linearization) -> Linearization:
