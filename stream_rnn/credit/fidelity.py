@@ -17,6 +17,8 @@ from stream_rnn.saved import counted
 
 LONGEST = 10_000
 """Ticks that are copied at once, at most: each takes a copy of the recurrent weights."""
+FIRST = 4096
+"""Ticks before the first comparison, at most; unless the window is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +33,24 @@ class Fidelity:
     Of every `every` ticks it copies the last `window` linearizations and carries the newest dL/ds
     back through them once, over the trajectory really taken: the reference is exact up to the lags
     that lie beyond the window. So its cost is bounded: `window / every` of the ticks are copied
-    (`window * Z * N` floats at most, then freed), one of them costs a window's backward pass. It
-    reads and never writes: learning is the same with and without. (Under the native library, which
-    hands out no linearizations, the ticks it copies are taken by the torch step and differ by
-    rounding; hence its clock is part of a snapshot.) A tick without a target, or an update-locked
-    rule's, is passed over. A move of the ladder forgets all: it was another rule's.
+    (`window * Z * N` floats at most, then freed), one of them costs a window's backward pass. With
+    the native library it is mostly that the copied ticks are taken by torch: 45 to 125 ms for a
+    comparison at 32 units and one lane, which by default adds some 3 % to the ticks between two
+    (`python -m benchmarks.fidelity`). It reads and never writes: learning is the same with and
+    without. (Under the native library, which hands out no linearizations, the ticks it copies are
+    taken by the torch step and differ by rounding; hence its clock is part of a snapshot.) A tick
+    without a target, or an update-locked rule's, is passed over. A move of the ladder forgets all:
+    it was another rule's.
 
     A noisy rule's single gradient may point far from the truth and still be right on average (a
     cosine of 0.3 is normal at rank 1); what tells is its course, and that it stays positive.
 
     Args:
         window: ticks carried back through.
-        every: ticks from one comparison to the next.
+        every: ticks from one comparison to the next; the first is made after 4096, if that is less.
     """
 
-    def __init__(self, window: int = 64, every: int = 4096) -> None:
+    def __init__(self, window: int = 64, every: int = 200_000) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
         if window > LONGEST:
@@ -54,7 +59,7 @@ class Fidelity:
             raise ValueError(f"every must be at least window ({window}), got {every}")
         self.window = window
         self.every = every
-        self._ticks = 0
+        self._ticks = self._start = max(every - max(FIRST, window), 0)
         self._kept: list[_Tick] = []
         self._cosine: Tensor | None = None
         self._was_locked = False
@@ -105,7 +110,7 @@ class Fidelity:
         cosine = state.get("cosine")  # older snapshots have none
         if cosine is not None and not _is_cosine(cosine):
             raise ValueError(f"state 'cosine': expected one number in -1..1, got {cosine}")
-        self._ticks = counted(state, "ticks", 2**62) % self.every if state else 0
+        self._ticks = counted(state, "ticks", 2**62) % self.every if state else self._start
         self._kept.clear()
         self._cosine = None if cosine is None else cosine.clone()
 

@@ -312,3 +312,16 @@ def test_a_mean_that_is_no_cosine_is_refused(nonsense: torch.Tensor) -> None:
     fidelity = Fidelity()
     with pytest.raises(ValueError, match="state 'cosine': expected one number"):
         fidelity.load_state_dict(fidelity.state_dict() | {"cosine": nonsense})
+
+
+@pytest.mark.parametrize(
+    ("window", "every", "first"), [(64, 200_000, 4096), (5000, 200_000, 5000), (64, 1000, 1000)]
+)
+def test_the_first_comparison_does_not_wait_for_a_long_period(
+    window: int, every: int, first: int
+) -> None:
+    fidelity = Fidelity(window, every)
+    assert fidelity.unseen_ticks == first - window
+    fidelity.pass_over(10)
+    fidelity.load_state_dict({})  # of a run that was not probed
+    assert fidelity.unseen_ticks == first - window
