@@ -380,6 +380,8 @@ class Learner:
     def report(self) -> dict[str, float]:
         """Learning metrics as of the last step; synchronizes, so read it by schedule."""
         scalars = self.update.report() | self.recurrence.report()
+        if self.teaches != "all":
+            scalars.pop("fidelity", None)  # W stands still: there is no credit to be compared
         report = {name: float(value) for name, value in scalars.items()}
         device = self.head.V_PF.device
         if device.type == "cuda":

@@ -184,7 +184,8 @@ class Metrics(Collector):
     update_ratio: Gauge = _gauge("Norm of the newest update over the norm of the parameters.")
     influence_norm: Gauge = _gauge("Norm of the influence the credit rule carries.")
     fidelity: Gauge = _gauge(
-        "Cosine of the gradient with that of a long window, a mean over samples; NaN: none yet."
+        "Cosine of the gradient with that of a long window, a mean over samples of the rule in "
+        "use; NaN: none yet, or the recurrence is not taught."
     )
     credit_noise: Gauge = _gauge(
         "Variance of the estimate's newest reduction over its squared norm; NaN: no estimator."

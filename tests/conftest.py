@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,3 +177,21 @@ def until(condition: Callable[[], object], what: str = "", patience_s: float = 6
 @pytest.fixture(name="until")
 def until_fixture() -> Callable[..., None]:
     return until
+
+
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Within, an operation raises that makes the host wait for the CUDA device."""
+    with warnings.catch_warnings():
+        notice = "Synchronization debug mode is a prototype feature"
+        warnings.filterwarnings("ignore", notice, UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(name="never_waiting")
+def never_waiting_fixture() -> Callable[[], AbstractContextManager[None]]:
+    return never_waiting

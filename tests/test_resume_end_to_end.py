@@ -5,6 +5,7 @@ Every place where a process can be killed has its test in tests/crash.
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -132,6 +133,22 @@ def test_a_run_in_pieces_equals_a_run_in_one(
     assert_same_end(tmp_path, calm)
     lines = [json.loads(text) for text in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert not any(line["replayed"] for line in lines)
+
+
+def test_a_resumption_on_another_execution_path_is_told(
+    events: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_here(events, tmp_path, "--max-events", "10")
+    run_here(events, tmp_path, "--max-events", "10")
+    assert "execution path" not in capfd.readouterr().err  # the same one
+    mine = platform.python_version()
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.0")
+    run_here(events, tmp_path, "--max-events", "10")
+    told = f"resuming on another execution path (python: {mine} -> 3.99.0): sound"
+    assert told in capfd.readouterr().err
 
 
 def test_a_damaged_newest_snapshot_costs_only_a_repetition(

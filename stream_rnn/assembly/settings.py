@@ -252,7 +252,7 @@ class LearnerTable:
         fallback: what to fall back to, in this order: rules, then "readout" (it learns alone), then
             "frozen"; or false. Left out, there is a ladder if the credit rule was left out too, or
             with `kind = "auto"`.
-        fidelity: `{ window = 64, every = 4096 }`, in ticks: how often the credit is compared with
+        fidelity: `{ window = 64, every = 200000 }`, in ticks: how often the credit is compared with
             a long window, for metrics; or false.
         governor: when to move on that ladder, and for which reasons.
         optimizer: of the recurrence, `{ kind = "adam", lr = 1e-3 }`.

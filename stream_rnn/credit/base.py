@@ -44,6 +44,8 @@ class Credit(ABC):
     """
 
     lane_state: dict[str, Tensor]
+    switches: int = 0
+    """How often the rule in use became another one since this was built: a ladder's moves."""
 
     def __init__(self, cell: Cell, n_lanes: int) -> None:
         if n_lanes < 1:

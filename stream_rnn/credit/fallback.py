@@ -90,6 +90,7 @@ class Fallback(Credit):
             is_sound = torch.linalg.vector_norm(owed_ZM) < math.inf
             self._owed_ZM = torch.where(is_sound, owed_ZM, 0.0)
         self.level = level
+        self.switches += 1
         # its influence belongs to a trajectory that went on without it
         self.active.reset(torch.ones(self.n_lanes, dtype=torch.bool))
 

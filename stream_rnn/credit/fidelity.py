@@ -5,6 +5,7 @@ Axes: B lanes, S state, Z = G*N, M = I+N+1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from stream_rnn.saved import counted
 
 LONGEST = 10_000
 """Ticks that are copied at once, at most: each takes a copy of the recurrent weights."""
+FIRST = 4096
+"""Ticks before the first comparison, at most; unless the window is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,21 +33,24 @@ class Fidelity:
     Of every `every` ticks it copies the last `window` linearizations and carries the newest dL/ds
     back through them once, over the trajectory really taken: the reference is exact up to the lags
     that lie beyond the window. So its cost is bounded: `window / every` of the ticks are copied
-    (`window * Z * N` floats at most, then freed), one of them costs a window's backward pass. It
-    reads and never writes: learning is the same with and without. (Under the native library, which
-    hands out no linearizations, the ticks it copies are taken by the torch step and differ by
-    rounding; hence its clock is part of a snapshot.) A tick without a target, or an update-locked
-    rule's, is passed over.
+    (`window * Z * N` floats at most, then freed), one of them costs a window's backward pass. With
+    the native library it is mostly that the copied ticks are taken by torch: 45 to 125 ms for a
+    comparison at 32 units and one lane, which by default adds some 3 % to the ticks between two
+    (`python -m benchmarks.fidelity`). It reads and never writes: learning is the same with and
+    without. (Under the native library, which hands out no linearizations, the ticks it copies are
+    taken by the torch step and differ by rounding; hence its clock is part of a snapshot.) A tick
+    without a target, or an update-locked rule's, is passed over. A move of the ladder forgets all:
+    it was another rule's.
 
     A noisy rule's single gradient may point far from the truth and still be right on average (a
     cosine of 0.3 is normal at rank 1); what tells is its course, and that it stays positive.
 
     Args:
         window: ticks carried back through.
-        every: ticks from one comparison to the next.
+        every: ticks from one comparison to the next; the first is made after 4096, if that is less.
     """
 
-    def __init__(self, window: int = 64, every: int = 4096) -> None:
+    def __init__(self, window: int = 64, every: int = 200_000) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
         if window > LONGEST:
@@ -53,10 +59,11 @@ class Fidelity:
             raise ValueError(f"every must be at least window ({window}), got {every}")
         self.window = window
         self.every = every
-        self._ticks = 0
+        self._ticks = self._start = max(every - max(FIRST, window), 0)
         self._kept: list[_Tick] = []
         self._cosine: Tensor | None = None
         self._was_locked = False
+        self._switches = 0
 
     @property
     def records_next(self) -> bool:
@@ -72,14 +79,40 @@ class Fidelity:
         """Count n ticks that need not be seen."""
         self._ticks += n
 
+    def follow(self, switches: int) -> None:
+        """Told first of all how often the rule was switched: forget what is not of this one.
+
+        The clock goes on. A window that was half copied is not compared, for the new rule has not
+        seen its beginning; nor is the first gradient, which may hold what the old rule still owed.
+        """
+        if switches != self._switches:
+            self._switches = switches
+            self._kept.clear()
+            self._cosine = None
+            self._was_locked = True
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Where in its period it is; what it has copied is not kept."""
-        return {"ticks": torch.tensor(self._ticks)}
+        """Where in its period it is, and the mean if there is one.
+
+        What it has copied is not kept: a comparison that a restart falls into is passed over.
+        """
+        state = {"ticks": torch.tensor(self._ticks)}
+        if self._cosine is not None and bool(self._cosine.isfinite()):
+            state["cosine"] = self._cosine
+        return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave; empty: a period begins (it was not probed before)."""
-        self._ticks = counted(state, "ticks", 2**62) % self.every if state else 0
+        """Take what `state_dict` gave; empty: a period begins (it was not probed before).
+
+        Raises:
+            ValueError: it is nothing that `state_dict` gives.
+        """
+        cosine = state.get("cosine")  # older snapshots have none
+        if cosine is not None and not _is_cosine(cosine):
+            raise ValueError(f"state 'cosine': expected one number in -1..1, got {cosine}")
+        self._ticks = counted(state, "ticks", 2**62) % self.every if state else self._start
         self._kept.clear()
+        self._cosine = None if cosine is None else cosine.clone()
 
     def observe(
         self,
@@ -121,9 +154,14 @@ class Fidelity:
     def _compare(self, gradient_ZM: Tensor, reference_ZM: Tensor) -> None:
         lengths = torch.linalg.vector_norm(gradient_ZM) * torch.linalg.vector_norm(reference_ZM)
         cosine = ((gradient_ZM * reference_ZM).sum() / lengths).clamp(-1.0, 1.0)
-        old = torch.full_like(cosine, torch.nan) if self._cosine is None else self._cosine
+        # a resumed one may be elsewhere
+        old = torch.full_like(cosine, math.nan) if self._cosine is None else self._cosine.to(cosine)
         mixed = torch.where(old.isnan(), cosine, torch.lerp(old, cosine, 0.1))
         self._cosine = torch.where(cosine.isfinite(), mixed, old)
+
+
+def _is_cosine(tensor: Tensor) -> bool:
+    return tensor.numel() == 1 and tensor.is_floating_point() and abs(float(tensor)) <= 1
 
 
 def _copied(lin: Linearization) -> Linearization:

@@ -77,8 +77,8 @@ class Dense(Recurrence):
         gradient_ZM = self.credit.gradient()
         if gradient_ZM is not None and self._mask_ZM is not None:
             gradient_ZM = torch.where(self._mask_ZM, gradient_ZM, 0.0)
-        if self.fidelity is not None:
-            self.fidelity.observe(lin, q_BS, live_B, gradient_ZM, self._mask_ZM)
+        if (probe := self._probe()) is not None:
+            probe.observe(lin, q_BS, live_B, gradient_ZM, self._mask_ZM)
         return None if gradient_ZM is None else [gradient_ZM], dL_dx_BI
 
     @override
@@ -102,8 +102,8 @@ class Dense(Recurrence):
 
     @override
     def report(self) -> dict[str, Tensor]:
-        probed = {} if self.fidelity is None else self.fidelity.report()
-        return self.credit.report() | probed
+        probe = self._probe()
+        return self.credit.report() | ({} if probe is None else probe.report())
 
     @override
     def reset(self, lanes_B: Tensor) -> None:
@@ -115,8 +115,9 @@ class Dense(Recurrence):
     @override
     def state_dict(self) -> dict[str, Tensor]:
         credit = {f"credit.{name}": t for name, t in self.credit.state_dict().items()}
-        probe = {} if self.fidelity is None else self.fidelity.state_dict()
-        probed = {f"fidelity.{name}": t for name, t in probe.items()}
+        probe = self._probe()
+        found = {} if probe is None else probe.state_dict()
+        probed = {f"fidelity.{name}": t for name, t in found.items()}
         return {"W_ZM": self.W_ZM} | self._own | credit | probed
 
     @override
@@ -128,5 +129,11 @@ class Dense(Recurrence):
             is_fresh = tensor.dtype == torch.float32 and not bool(tensor.any())  # of a rung unused
             if tensor.is_floating_point() and tensor.dtype != self.W_ZM.dtype and not is_fresh:
                 raise ValueError(f"credit state {name!r}: {tensor.dtype}, not {self.W_ZM.dtype}")
+        if (probe := self._probe()) is not None:
+            probe.load_state_dict(part(state, "fidelity."))
+
+    def _probe(self) -> Fidelity | None:
+        """What compares the rule in use, which may be another one by now."""
         if self.fidelity is not None:
-            self.fidelity.load_state_dict(part(state, "fidelity."))
+            self.fidelity.follow(self.credit.switches)
+        return self.fidelity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,33 @@ import pytest
 import torch
 
 from stream_rnn.cells import CELLS, Gru, Tanh
-from stream_rnn.credit import Rtrl, Tbptt
+from stream_rnn.credit import Credit, Fallback, Kf, Rtrl, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
+from stream_rnn.frame import Frame
+from stream_rnn.learner import Learner, Teaches
 from stream_rnn.recurrence import Dense
+
+YES = torch.tensor([True])
+
+
+def layer_of(probe: Fidelity, rungs: Callable[[Gru], list[Credit]]) -> Dense:
+    cell = Gru(2, 3)
+    W_ZM = cell.initial_weight(torch.Generator().manual_seed(0))
+    return Dense(cell, Fallback(rungs(cell)), W_ZM, probe)
+
+
+def kf_then_exact(cell: Gru) -> list[Credit]:
+    """The second one is what the reference is."""
+    return [Kf(cell, 1, torch.Generator().manual_seed(0)), Tbptt(cell, 1, window=4)]
+
+
+def tick(layer: Dense, t: int) -> float | None:
+    """The fidelity after the tick."""
+    generator = torch.Generator().manual_seed(t)
+    h_BN = layer.forward(torch.randn(1, 2, generator=generator, dtype=torch.float64), YES)
+    layer.learn(h_BN - 0.5, YES)
+    found = layer.report().get("fidelity")
+    return None if found is None else float(found)
 
 
 def fidelity_of(rule: Any, walk: Any, window: int, live: Callable[[int], list[bool]]) -> float:
@@ -107,6 +132,7 @@ def test_learning_is_bitwise_the_same_with_and_without() -> None:
             layer.W_ZM -= 0.1 * gradients[0]
         states.append(layer.state_dict())
     assert states[1].pop("fidelity.ticks") == 4
+    assert states[1].pop("fidelity.cosine") == layer.report()["fidelity"]
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
@@ -180,3 +206,122 @@ def test_the_payment_of_several_ticks_is_not_compared_with_one_of_them(
         rule.observe(lin, q_BS, torch.tensor([True, True]))
         fidelity.observe(lin, q_BS, torch.tensor([True, True]), rule.gradient())
     assert fidelity.report() == {}
+
+
+@pytest.mark.parametrize(
+    ("moved_after", "known_again"),
+    [(8, 16), (12, 16), (14, 24)],  # the copied ticks of a period of 8 are the last 4
+)
+def test_after_a_move_nothing_is_known_until_the_new_rule_was_compared(
+    moved_after: int, known_again: int
+) -> None:
+    layer = layer_of(Fidelity(4, every=8), kf_then_exact)
+    before = [tick(layer, t) for t in range(1, moved_after + 1)]
+    assert before[-1] is not None
+    assert before[-1] < 0.99
+    layer.credit.move(1)  # type: ignore[attr-defined]
+    assert "fidelity" not in layer.report()
+    assert "fidelity.cosine" not in layer.state_dict()
+    after = {t: tick(layer, t) for t in range(moved_after + 1, 25)}
+    assert [t for t, found in after.items() if found is not None] == list(range(known_again, 25))
+    assert after[24] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_moves_that_nobody_saw_are_moves() -> None:
+    layer = layer_of(Fidelity(4, every=8), kf_then_exact)
+    for t in range(8):
+        tick(layer, t)
+    layer.credit.move(1)  # type: ignore[attr-defined]
+    layer.credit.move(0)  # type: ignore[attr-defined]
+    assert "fidelity" not in layer.report()
+
+
+def test_a_gradient_that_pays_what_the_rule_before_owed_is_not_compared() -> None:
+    layer = layer_of(
+        Fidelity(1, every=1), lambda cell: [Tbptt(cell, 1, window=4, every=4), Rtrl(cell, 1)]
+    )
+    assert [tick(layer, t) for t in range(2)] == [None, None]  # locked
+    layer.credit.move(1)  # type: ignore[attr-defined]
+    assert tick(layer, 2) is None
+    assert tick(layer, 3) is not None
+
+
+def test_below_the_last_rung_there_is_no_credit_to_compare() -> None:
+    layer = layer_of(Fidelity(4, every=8), kf_then_exact)
+    for t in range(8):
+        tick(layer, t)
+    layer.credit.move(2)  # type: ignore[attr-defined]
+    for t in range(20):
+        found = tick(layer, t)
+        assert found is None or math.isnan(found)
+    assert "fidelity.cosine" not in layer.state_dict()
+
+
+@pytest.mark.parametrize("teaches", ["readout", "nothing"])
+def test_while_the_recurrence_is_not_taught_no_fidelity_is_told(
+    teaches: Teaches, learner_of: Callable[..., Learner], frames_of: Callable[..., list[Frame]]
+) -> None:
+    learner = learner_of("gru")
+    assert isinstance(learner.recurrence, Dense)
+    learner.recurrence.fidelity = Fidelity(2, every=4)
+    for frame in frames_of(4):
+        learner.step(frame)
+    known = learner.report()["fidelity"]
+    learner.teaches = teaches
+    for frame in frames_of(6):
+        learner.step(frame)
+        assert "fidelity" not in learner.report()
+    learner.teaches = "all"
+    assert learner.report()["fidelity"] == known
+
+
+@pytest.mark.parametrize("resumed_at", [9, 13, 16, 17])
+def test_a_resumed_mean_goes_on(resumed_at: int) -> None:
+    def make() -> Dense:
+        return layer_of(Fidelity(4, every=8), kf_then_exact)
+
+    whole, layer = make(), make()
+    for t in range(1, 33):
+        if t == resumed_at:
+            state = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+            layer = make()
+            layer.load_state_dict(state)
+            told = layer.report(), whole.report()
+            assert told[0]["fidelity"] == told[1]["fidelity"]
+        found = tick(whole, t), tick(layer, t)
+        # the one comparison is passed over whose window was half copied
+        if resumed_at not in range(13, 17):
+            assert found[0] == found[1]
+
+
+def test_a_state_from_before_the_mean_was_kept_is_taken() -> None:
+    layer = layer_of(Fidelity(4, every=8), kf_then_exact)
+    for t in range(10):
+        tick(layer, t)
+    state = layer.state_dict()
+    del state["fidelity.cosine"]
+    layer.load_state_dict(state)
+    assert "fidelity" not in layer.report()
+    assert layer.state_dict()["fidelity.ticks"] == 2
+
+
+@pytest.mark.parametrize(
+    "nonsense", [torch.tensor(1.5), torch.tensor(torch.nan), torch.tensor(1), torch.zeros(2)]
+)
+def test_a_mean_that_is_no_cosine_is_refused(nonsense: torch.Tensor) -> None:
+    fidelity = Fidelity()
+    with pytest.raises(ValueError, match="state 'cosine': expected one number"):
+        fidelity.load_state_dict(fidelity.state_dict() | {"cosine": nonsense})
+
+
+@pytest.mark.parametrize(
+    ("window", "every", "first"), [(64, 200_000, 4096), (5000, 200_000, 5000), (64, 1000, 1000)]
+)
+def test_the_first_comparison_does_not_wait_for_a_long_period(
+    window: int, every: int, first: int
+) -> None:
+    fidelity = Fidelity(window, every)
+    assert fidelity.unseen_ticks == first - window
+    fidelity.pass_over(10)
+    fidelity.load_state_dict({})  # of a run that was not probed
+    assert fidelity.unseen_ticks == first - window

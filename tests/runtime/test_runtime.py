@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prometheus_client import CollectorRegistry
 
 from stream_rnn import app
@@ -20,6 +21,7 @@ from stream_rnn.checkpoint.store import Store
 from stream_rnn.config import ConfigError
 from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
+from stream_rnn.engine.frames import numerics
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import (
@@ -104,6 +106,32 @@ def test_a_stream_that_ends_leaves_a_snapshot_of_all_of_it(make: Make, tmp_path:
     assert newest(tmp_path).step == 20
     assert source.acked == [{"script": 19}]
     assert source.n_closed == 1
+
+
+class Asked(ScriptedSource):
+    """Notes what half of the smallest normal number is where the run polls."""
+
+    halves: list[float]
+
+    def poll(self, max_events: int, timeout_s: float) -> Batch:
+        self.halves.append(half_of_the_smallest())
+        return super().poll(max_events, timeout_s)
+
+
+def half_of_the_smallest() -> float:
+    return float(torch.full((8,), torch.finfo(torch.float32).tiny).mul(0.5)[0])
+
+
+def test_denormal_numbers_are_zero_while_a_run_lasts(make: Make) -> None:
+    with numerics():
+        flushed = half_of_the_smallest()  # a processor that cannot do it keeps it
+    before = half_of_the_smallest()
+    assert before > 0
+    source = Asked([*records(3), EndOfStream()])
+    source.halves = []
+    make(source).run()
+    assert set(source.halves) == {flushed}
+    assert half_of_the_smallest() == before
 
 
 @pytest.mark.parametrize("tables", [{}, LOG], ids=["event", "log"])
