@@ -240,10 +240,6 @@ def first_of_each_id(lines: list[Line]) -> tuple[list[Line], list[str]]:
     return list(kept.values()), wrong
 
 
-PASSED_OVER = "fidelity.cosine"
-"""A mean for people: a restart leaves out a comparison in the middle of which it falls."""
-
-
 def differences(one: Place, other: Place) -> list[str]:
     """All that tells a state and its predictions from those of an undisturbed run; none is best."""
     return list(_differences(one, other))
@@ -266,7 +262,6 @@ def _differences(one: Place, other: Place) -> Iterator[str]:
     if mine_.positions != theirs_.positions:
         yield f"positions: {mine_.positions}, undisturbed {theirs_.positions}"
     names = mine_.tensors.keys() | theirs_.tensors.keys()
-    names = {name for name in names if not name.endswith(PASSED_OVER)}
     bits = [n for n in names if not _equal(mine_.tensors.get(n), theirs_.tensors.get(n))]
     if bits:
         yield f"tensors differ: {', '.join(sorted(bits))}"

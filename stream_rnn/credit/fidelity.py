@@ -92,27 +92,18 @@ class Fidelity:
             self._was_locked = True
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Where in its period it is, and the mean if there is one.
+        """Where in its period it is.
 
-        What it has copied is not kept: a comparison that a restart falls into is passed over.
+        What it has copied is not kept, so a comparison that a restart falls into is passed over;
+        nor is the mean, which would differ from then on from that of a run without the restart.
         """
-        state = {"ticks": torch.tensor(self._ticks)}
-        if self._cosine is not None and bool(self._cosine.isfinite()):
-            state["cosine"] = self._cosine
-        return state
+        return {"ticks": torch.tensor(self._ticks)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state_dict` gave; empty: a period begins (it was not probed before).
-
-        Raises:
-            ValueError: it is nothing that `state_dict` gives.
-        """
-        cosine = state.get("cosine")  # older snapshots have none
-        if cosine is not None and not _is_cosine(cosine):
-            raise ValueError(f"state 'cosine': expected one number in -1..1, got {cosine}")
+        """Take what `state_dict` gave; empty: a period begins (it was not probed before)."""
         self._ticks = counted(state, "ticks", 2**62) % self.every if state else self._start
         self._kept.clear()
-        self._cosine = None if cosine is None else cosine.clone()
+        self._cosine = None
 
     def observe(
         self,
@@ -154,14 +145,9 @@ class Fidelity:
     def _compare(self, gradient_ZM: Tensor, reference_ZM: Tensor) -> None:
         lengths = torch.linalg.vector_norm(gradient_ZM) * torch.linalg.vector_norm(reference_ZM)
         cosine = ((gradient_ZM * reference_ZM).sum() / lengths).clamp(-1.0, 1.0)
-        # a resumed one may be elsewhere
-        old = torch.full_like(cosine, math.nan) if self._cosine is None else self._cosine.to(cosine)
+        old = torch.full_like(cosine, math.nan) if self._cosine is None else self._cosine
         mixed = torch.where(old.isnan(), cosine, torch.lerp(old, cosine, 0.1))
         self._cosine = torch.where(cosine.isfinite(), mixed, old)
-
-
-def _is_cosine(tensor: Tensor) -> bool:
-    return tensor.numel() == 1 and tensor.is_floating_point() and abs(float(tensor)) <= 1
 
 
 def _copied(lin: Linearization) -> Linearization:
