@@ -132,18 +132,23 @@ def rollback(target: Path, to: str) -> None:
         click.echo(line)
 
 
-def take_out(target: Path, step: str, file: Path) -> None:
-    """Parameters as .safetensors and .json, or the whole snapshot as .tar."""
+def take_out(target: Path, step: str, file: Path, *, mean: bool = False) -> None:
+    """Parameters (or their running means) as .safetensors and .json, or all of it as .tar."""
     directory = folder_of(target)
     if file.suffix not in (".safetensors", ".tar"):
         raise ConfigError(
             f"{file}: expected a name ending in .safetensors (parameters alone) or .tar (all of it)"
         )
+    if mean and file.suffix == ".tar":
+        raise ConfigError(f"{file}: a .tar holds the means already; --mean goes with .safetensors")
     try:
         folder = _snapshots(directory)[0] if step == "newest" else snapshot.find(directory, step)
         loaded = snapshot.read(folder)
-        write = export.export_whole if file.suffix == ".tar" else export.export_parameters
-        for path in write(loaded, file):
+        if file.suffix == ".tar":
+            written = export.export_whole(loaded, file)
+        else:
+            written = export.export_parameters(loaded, file, mean=mean)
+        for path in written:
             click.echo(f"wrote        {path} ({_size(path.stat().st_size)})")
     except CheckpointError as error:
         raise ConfigError(str(error)) from error

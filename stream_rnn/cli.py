@@ -212,11 +212,12 @@ def ckpt_rollback(target: Path, to: str) -> None:
 @state_argument
 @click.argument("step")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def ckpt_export(target: Path, step: str, file: Path) -> None:
+@click.option("--mean", is_flag=True, help="The running means that FPTT keeps of the parameters.")
+def ckpt_export(target: Path, step: str, file: Path, mean: bool) -> None:
     """Take a snapshot out (STEP, or "newest"): FILE.safetensors holds parameters, FILE.tar all."""
     from stream_rnn import ckpt
 
-    ckpt.take_out(target, step, file)
+    ckpt.take_out(target, step, file, mean=mean)
 
 
 @cli.command()

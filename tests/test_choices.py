@@ -91,6 +91,36 @@ def test_an_update_may_wrap_another() -> None:
     assert any("fptt(alpha=0.2, inner=adam(lr=0.01))" in line for line in job.banner)
 
 
+def test_fptt_brings_its_window_and_goes_around_adam() -> None:
+    job = job_of({"optimizer": {"kind": "fptt"}})
+    found = job.model["learner"]
+    assert found["credit"] == {"kind": "tbptt", "window": 32}
+    assert found["fallback"] == ["readout", "frozen"]  # a second time the same rule is no help
+    update = job.engine.learner.update
+    assert isinstance(update, Fptt)
+    assert isinstance(update.inner, Adam)
+    assert (update.inner.lr, update.inner.clip, update.alpha) == (0.001, 1.0, 0.0005)
+    assert any("TBPTT over 32 events, which is FPTT's own gradient" in line for line in job.banner)
+
+
+def test_an_fptt_of_somebodys_own_brings_the_window_too() -> None:
+    found = chosen({"optimizer": {"kind": "stream_rnn.update:Fptt"}}, lanes=64)
+    assert found["cell"] == {"kind": "lstm", "units": 32}  # it needs a rule, many lanes or not
+    assert found["credit"] == {"kind": "tbptt", "window": 32}
+
+
+@pytest.mark.parametrize(
+    ("given", "credit"),
+    [
+        ({"credit": {"kind": "ok", "rank": 2}}, {"kind": "ok", "rank": 2}),
+        ({"cell": {"kind": "lru", "units": 4}}, {"kind": "exact"}),
+    ],
+    ids=["a rule that is given", "units that learn exactly"],
+)
+def test_fptt_goes_with_any_other_credit(given: dict[str, Any], credit: dict[str, Any]) -> None:
+    assert chosen({"optimizer": {"kind": "fptt"}} | given)["credit"] == credit
+
+
 def test_the_fidelity_is_probed_unless_told_not_to() -> None:
     for given, window in ((True, 64), ({"window": 8, "every": 16}, 8), (False, None)):
         recurrence = job_of({"fidelity": given}).engine.learner.recurrence
@@ -125,7 +155,6 @@ def test_probing_the_fidelity_makes_no_other_model() -> None:
             "[learner] cell, layer 1 units must be at least 1, got 0",
         ),
         ({"cell": {"kind": "stream_rnn.update:Adam"}}, "neither a Cell nor a Recurrence"),
-        ({"optimizer": {"kind": "fptt"}}, "[learner] optimizer 'inner' is missing"),
         (
             {"optimizer": {"kind": "fptt", "inner": {"kind": "adam", "lr": -1.0}}},
             "[learner] optimizer inner lr must be positive and finite, got -1.0",

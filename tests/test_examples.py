@@ -100,6 +100,19 @@ def test_the_host_example_forecasts_every_metric(workplace: Path) -> None:
     assert set(made[-1]["prediction"]) >= {"cpu_percent", "n_processes"}
 
 
+def test_the_fptt_example_learns_its_episodes_to_the_end(workplace: Path) -> None:
+    """Short ones: knowing nothing costs 1/6, and the first number must be kept for the second."""
+    command = [sys.executable, str(EXAMPLES / "adding.py"), "--length", "4", "--rounds", "60"]
+    Path("adding.jsonl").write_bytes(subprocess.run(command, check=True, stdout=-1).stdout)
+    commands.run(adapted("fptt.toml"), None, fresh=False)
+    last = [json.loads(line)["last"] for line in Path("adding.jsonl").read_text().splitlines()]
+    made = predictions("state/fptt/predictions.jsonl")
+    assert len(made) == len(last) == 8 * 60 * 4
+    assert made[-1]["step"] == 60 * 4  # an event of each stream in a tick
+    ends = [line["scored"]["loss"] for line, is_last in zip(made, last, strict=True) if is_last]
+    assert sum(ends[-120:]) / 120 < 0.04 < 0.1 < sum(ends[:80]) / 80
+
+
 def test_the_stdin_example_reads_a_pipe_and_answers_on_standard_output(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

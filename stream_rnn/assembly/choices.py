@@ -1,5 +1,8 @@
 """What is chosen where `[learner]` leaves it open, and the reasons the banner gives."""
 
+# Abstract base classes are handed over to be compared with, never to be called:
+# mypy: disable-error-code="type-abstract"
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -9,10 +12,12 @@ from typing import Any
 from stream_rnn.assembly import network
 from stream_rnn.assembly.settings import LearnerTable
 from stream_rnn.config import ConfigError
+from stream_rnn.update import UPDATES, Fptt, Update
 
 EXACT = {"kind": "exact"}
 """Stands for the credit of layers that need no rule: element-wise ones learn exactly."""
 WINDOW = {"kind": "tbptt", "window": 32}
+"""What a rule falls back to, and what FPTT is published with: the window is its part."""
 FEW_LANES = 4
 """Up to so many lanes a CPU carries the dense influence of each at a few milliseconds a tick."""
 EXACT_LIMIT = 20_000_000
@@ -45,7 +50,10 @@ def choose(
         return default
 
     rungs = plan.fallback if isinstance(plan.fallback, list) else [plan.fallback]
-    wants_a_rule = plan.credit is not None or any(isinstance(rung, dict) for rung in rungs)
+    in_parts = plan.optimizer is not None and _is_fptt(plan.optimizer)
+    wants_a_rule = (
+        in_parts or plan.credit is not None or any(isinstance(rung, dict) for rung in rungs)
+    )
     default = _cell(device, n_lanes, wants_a_rule)
     chosen: dict[str, Any] = {"cell": pick("cell", plan.cell, *default)}
     layers = network.layers_of(chosen["cell"])
@@ -58,8 +66,8 @@ def choose(
         chosen["credit"] = EXACT
     else:
         multiply_adds = network.exact_cost(layers, n_inputs)
-        rule = _credit(device, None if multiply_adds is None else multiply_adds * n_lanes)
-        chosen["credit"] = pick("credit", plan.credit, *rule)
+        every_lane = None if multiply_adds is None else multiply_adds * n_lanes
+        chosen["credit"] = pick("credit", plan.credit, *_credit(device, every_lane, in_parts))
     chosen["optimizer"] = pick(
         "optimizer",
         plan.optimizer,
@@ -69,7 +77,7 @@ def choose(
     chosen["head_optimizer"] = plan.head_optimizer
     if plan.head_optimizer is None:
         chosen["head_optimizer"] = chosen["optimizer"]
-    chosen["fallback"] = _ladder(plan, kind, is_exact, why)
+    chosen["fallback"] = _ladder(plan, kind, chosen["credit"], why)
     return chosen, why
 
 
@@ -88,7 +96,16 @@ def _cell(device: str, n_lanes: int, wants_a_rule: bool) -> tuple[Any, str]:
     )
 
 
-def _credit(device: str, multiply_adds: int | None) -> tuple[dict[str, Any], str]:
+def _is_fptt(optimizer: Mapping[str, Any]) -> bool:
+    return issubclass(network.class_of("[learner] optimizer", optimizer, UPDATES, Update), Fptt)
+
+
+def _credit(device: str, multiply_adds: int | None, in_parts: bool) -> tuple[dict[str, Any], str]:
+    if in_parts:
+        return dict(WINDOW), (
+            "TBPTT over 32 events, which is FPTT's own gradient: the window is its part, with an "
+            "update at every event; credit reaches no further back"
+        )
     if device == "cpu" and multiply_adds is not None and multiply_adds <= EXACT_LIMIT:
         return {"kind": "rtrl"}, (
             "exact RTRL: no noise and no horizon; at this size, with so few lanes, it takes a CPU "
@@ -101,20 +118,21 @@ def _credit(device: str, multiply_adds: int | None) -> tuple[dict[str, Any], str
 
 
 def _ladder(
-    plan: LearnerTable, kind: str | None, is_exact: bool, why: list[str]
+    plan: LearnerTable, kind: str | None, credit: Mapping[str, Any], why: list[str]
 ) -> list[dict[str, Any] | str]:
     """The rungs below the credit rule: tables of rules, then "readout" and "frozen"."""
-    fallback = plan.fallback
+    fallback, is_exact = plan.fallback, credit is EXACT
     if fallback is None:
         fallback = kind == "auto" or plan.credit is None
     if fallback is True:
+        if is_exact or credit == WINDOW:
+            why.append("if the influence turns unsound, the read-out alone learns for a while")
+            return ["readout", "frozen"]
         why.append(
-            "if the influence turns unsound, the read-out alone learns for a while"
-            if is_exact
-            else "falls back to TBPTT over 32 events if the influence turns unsound, then to the "
+            "falls back to TBPTT over 32 events if the influence turns unsound, then to the "
             "read-out alone"
         )
-        return ["readout", "frozen"] if is_exact else [dict(WINDOW), "readout", "frozen"]
+        return [dict(WINDOW), "readout", "frozen"]
     if fallback is False:
         return []
     rungs = fallback if isinstance(fallback, list) else [fallback]

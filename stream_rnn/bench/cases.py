@@ -158,6 +158,9 @@ SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[int, ...], dict[in
     ),
     "full": (tuple(CELLS), tuple(RULES), (32, 64, 128, 256), {1: 256, 8: 256, 64: 64}),
 }
+CURVE_UNITS = 64
+CURVE_RULES = ("ok(1)", "tbptt(10)")
+CURVE_LANES = (2, 4, 16, 32)  # in the full set, between those above: what lanes bring, as a curve
 
 
 def cases(size: str, only: tuple[str, ...] = ()) -> list[Case]:
@@ -170,6 +173,9 @@ def cases(size: str, only: tuple[str, ...] = ()) -> list[Case]:
             for cell in cells:
                 allowed = (rule for rule in rules if rule != "rtrl" or n_units <= EXACT_UNITS)
                 found += [Case(cell, rule, n_units, n_lanes) for rule in allowed]
+    for n_lanes in CURVE_LANES if size == "full" else ():
+        found += [Case(kind, OWN, CURVE_UNITS, n_lanes) for kind in UNITS]
+        found += [Case(cell, rule, CURVE_UNITS, n_lanes) for cell in cells for rule in CURVE_RULES]
     return [case for case in found if all(text in f"{case} " for text in only)]
 
 
@@ -185,6 +191,10 @@ def left_out(size: str) -> str:
         "N =": {str(case.n_units) for case in full} - {str(case.n_units) for case in have},
         "B =": {str(case.n_lanes) for case in full} - {str(case.n_lanes) for case in have},
     }
-    words = [f"{what} {', '.join(sorted(which))}" for what, which in fewer.items() if which]
+    words = [
+        f"{what} {', '.join(sorted(which, key=lambda each: (len(each), each)))}"
+        for what, which in fewer.items()
+        if which
+    ]
     kinds = f" ({'; '.join(words)}, and large sizes with several lanes)" if words else ""
     return f"{len(missing)} of {len(full)} rows are left out{kinds}: --full measures them"

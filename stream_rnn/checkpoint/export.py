@@ -37,15 +37,45 @@ def parameters_of(loaded: Loaded) -> dict[str, Tensor]:
     return found
 
 
-def export_parameters(loaded: Loaded, path: Path) -> list[Path]:
-    """Write `path` (safetensors) and beside it a JSON of what they are; returns both.
+def means_of(loaded: Loaded) -> dict[str, Tensor]:
+    """The same names, with the running mean of each tensor whose update keeps one (FPTT).
+
+    A snapshot's names stand in the order of `state_dict`, so in that of the parameters.
 
     Raises:
-        CheckpointError: one of them exists already, or cannot be written.
+        CheckpointError: no update keeps a mean, or none yet.
+    """
+    found, n_means = parameters_of(loaded), 0
+    for part, update in (("recurrence.", "update."), ("head.", "head_update.")):
+        own = [name for name in found if name.startswith(part)]
+        means = [t for name, t in loaded.tensors.items() if name.startswith(f"{update}mean.")]
+        if means and [t.shape for t in means] != [found[name].shape for name in own]:
+            raise CheckpointError(f"{loaded.path}: the means of {update} are not those of {part}")
+        found |= zip(own, means, strict=False)  # none, or one for each
+        n_means += len(means)
+    if not n_means:
+        raise CheckpointError(
+            f"{loaded.path}: no running means: optimizers other than fptt keep none, and a fresh "
+            "one has none yet"
+        )
+    return found
+
+
+def export_parameters(loaded: Loaded, path: Path, *, mean: bool = False) -> list[Path]:
+    """Write `path` (safetensors) and beside it a JSON of what they are; returns both.
+
+    Args:
+        loaded: the snapshot.
+        path: of the parameters.
+        mean: their running means instead, where the update keeps any.
+
+    Raises:
+        CheckpointError: one of them exists already, or cannot be written; there are no means.
     """
     from safetensors.torch import save
 
     described = {
+        "parameters": "running means" if mean else "as learned",
         "step": loaded.step,
         "created": loaded.created,
         "fingerprint": loaded.fingerprint,
@@ -54,8 +84,8 @@ def export_parameters(loaded: Loaded, path: Path) -> list[Path]:
     }
     beside = path.with_suffix(".json")
     text = msgspec.json.format(msgspec.json.encode(described, enc_hook=str), indent=2)
-    parameters = {name: tensor.contiguous() for name, tensor in parameters_of(loaded).items()}
-    _write_new(path, save(parameters))
+    found = means_of(loaded) if mean else parameters_of(loaded)
+    _write_new(path, save({name: tensor.contiguous() for name, tensor in found.items()}))
     try:
         _write_new(beside, text)
     except CheckpointError:

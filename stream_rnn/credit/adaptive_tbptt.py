@@ -29,8 +29,8 @@ class AdaptiveTbptt(Window):
     of this window. Every `sample_every` ticks the newest loss is carried back over the whole
     history, to see how much of it flows how far; every `adapt_every` ticks the window follows from
     what was seen since the last time. That tick alone waits for the device. Sampled are lanes with
-    a loss that have lived through `history` events; all lanes share the window. Everything is
-    scheduled by ticks. Memory as TBPTT with `window = history`.
+    a loss, as far back as they began: where episodes are shorter than `history`, so is the window.
+    All lanes share it. Everything is scheduled by ticks. Memory as TBPTT with `window = history`.
 
     The bound adds up norms, and takes phi as decaying geometrically from lag `tau` on: it steers
     well and proves nothing (docs/algorithms.md 4.4).
@@ -101,7 +101,6 @@ class AdaptiveTbptt(Window):
         self.min_samples = min_samples
         self.estimator = estimator
         self._tau = int(tau * (history - 1))  # below R: two lags at least show the decay
-        self.lane_state["age_B"] = torch.zeros(n_lanes, dtype=torch.int64)  # events, up to history
         self._phi_T = torch.zeros(history, dtype=torch.float64)  # sums over the samples
         self._samples = torch.zeros((), dtype=torch.int64)
         self._ticks = 0  # since the last adaptation
@@ -113,8 +112,6 @@ class AdaptiveTbptt(Window):
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._append(lin, live_B)
-        age_B = self.lane_state["age_B"]
-        torch.where(live_B, (age_B + 1).clamp(max=self.slots), age_B, out=age_B)
         self._has_ticked = True
         self._ticks += 1
         is_sample = self._ticks % self.sample_every == 0
@@ -124,7 +121,7 @@ class AdaptiveTbptt(Window):
         self._carry_back(q_LBS, order)
         paid = self.window * self.n_lanes
         self._gradient_ZM = self._settle(q_LBS[: self.window], order[:paid])
-        if is_sample:  # an unsound lane has just lost its age
+        if is_sample:
             self._sample(q_LBS)
         if self._ticks == self.adapt_every:
             self._ticks = 0
@@ -189,15 +186,17 @@ class AdaptiveTbptt(Window):
         self._bias = float(state["bias"]) if "bias" in state else math.inf
 
     def _sample(self, q_TBS: Tensor) -> None:
-        """Add phi of the lanes that have a loss, a whole history, and nothing absurd in it."""
+        """Add phi of the lanes that have a loss, and nothing absurd in it.
+
+        Beyond the state that a lane began with it is zero: no window leaves anything out there.
+        """
         if self._phi_T.device != q_TBS.device:
             self._phi_T = self._phi_T.to(q_TBS.device)
             self._samples = self._samples.to(q_TBS.device)
         # in float64: squares of small float32 numbers sink to zero
         phi_TB: Tensor = torch.linalg.vector_norm(q_TBS, dim=2, dtype=torch.float64)
         # NaN compares false; an idle lane has no loss
-        use_B = (phi_TB.amax(dim=0) <= ABSURD) & (phi_TB[0] > 0)
-        use_B = use_B & (self.lane_state["age_B"] >= self.slots)
+        use_B = (phi_TB.amax(dim=0) <= ABSURD) & (phi_TB[0] > 0) & self._healthy_B
         self._phi_T += torch.where(use_B, phi_TB, 0.0).sum(dim=1)
         self._samples += use_B.sum()
 

@@ -81,7 +81,7 @@ class Recurrence(ABC):
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that influences the future, by flat names."""
+        """Everything that influences the future, by flat names; parameters in their order."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from stream_rnn.update.adam import Adam
 from stream_rnn.update.base import Update, commit
 
 INNER = "inner."
@@ -19,19 +20,28 @@ class Fptt(Update):
 
     The gradient g becomes g - lambda + alpha (W - mean), the inner update steps, and then lambda
     and the mean follow. No credit rule: it knows nothing of time; the paper's goes with
-    `credit = { kind = "tbptt", window = part }`. The inner update clips the whole, as the authors'
-    program clips the gradient of loss and regularizer together, and `gradient_norm` is the
-    whole's. Around SGD the pull is weak, about lr * alpha of the gradient. Around Adam a steady
-    gradient g moves W by about min(lr, |g| / alpha) a step (at beta = 1/2): an alpha too large
-    for the size of the loss holds W where gradients are small (docs/algorithms.md 8.3).
+    `credit = { kind = "tbptt", window = part }`, which is what it brings where the credit is left
+    out. The inner update clips the whole, as the authors' program clips the gradient of loss and
+    regularizer together, and `gradient_norm` is the whole's. Around SGD the pull is weak, about
+    lr * alpha of the gradient. Around Adam a steady gradient g moves W by about
+    min(lr, |g| / alpha) a step (at beta = 1/2): an alpha too large for the size of the loss holds
+    W where gradients are small (docs/algorithms.md 8.3).
+
+    The default alpha is the largest tried that held W back in no run of the add task
+    (benchmarks/RESULTS.md): with 0.005 and 0.05 the task was solved later, with the authors' 0.5
+    never, and at full size not even with 0.02.
 
     Args:
-        inner: what makes the step, e.g. `{ kind = "adam", lr = 0.001 }`.
+        inner: what makes the step, e.g. `{ kind = "adam", lr = 0.003 }`; Adam with its defaults
+            unless given.
         alpha: strength of the pull.
         beta: share of the newest parameters in the running mean.
     """
 
-    def __init__(self, inner: Update, alpha: float = 0.1, beta: float = 0.5) -> None:
+    def __init__(
+        self, inner: Update | None = None, alpha: float = 0.0005, beta: float = 0.5
+    ) -> None:
+        inner = Adam() if inner is None else inner
         super().__init__(inner.lr, clip=None)
         if not 0 < alpha < math.inf:
             raise ValueError(f"alpha must be positive and finite, got {alpha}")

@@ -15,9 +15,11 @@ import torch
 from click.testing import CliRunner
 
 from stream_rnn.bench import stages
-from stream_rnn.bench.cases import Case, cases, left_out
+from stream_rnn.bench.cases import OWN, Case, cases, left_out
 from stream_rnn.bench.clock import medians_us
-from stream_rnn.bench.rows import allocations
+from stream_rnn.bench.machine import Machine
+from stream_rnn.bench.picture import figure_of
+from stream_rnn.bench.rows import Row, allocations
 from stream_rnn.cli import cli
 from stream_rnn.config import ConfigError
 
@@ -125,6 +127,43 @@ def test_the_json_holds_what_the_table_does(report: tuple[str, dict[str, Any], P
 
 def test_the_picture_is_drawn(report: tuple[str, dict[str, Any], Path]) -> None:
     assert report[2].read_bytes().startswith(b"\x89PNG")
+
+
+def row_of(n_units: int, n_lanes: int, cell: str = "lru", rule: str = OWN) -> Row:
+    """Of a machine on which lanes double what they give until there are 8."""
+    many = 2.0 * n_lanes / min(n_lanes, 8)
+    times = {"product": None, "credit_step": 3.0, "tick": 4.0, "many": many, "ticks_a_call": 64}
+    rest = {"allocations": 0.0, "floor": 1.0, "bound": "memory", "forward": 0.0, "update": 0.5}
+    return Row(Case(cell, rule, n_units, n_lanes), **(times | rest))  # type: ignore[arg-type]
+
+
+HERE = Machine(0.9, {"torch.mm": 1e5}, {1 << 20: 1e4})
+
+
+def test_the_picture_shows_throughput_over_lanes() -> None:
+    rows = [row_of(n_units, 1) for n_units in (32, 64, 128)]
+    rows += [row_of(64, n_lanes) for n_lanes in (64, 2, 8)]
+    rows += [row_of(32, n_lanes, "tanh", "rtrl") for n_lanes in (1, 8)]  # of another size
+    figure = figure_of(HERE, rows)
+    below = figure.axes[2]
+    assert below.get_xlabel() == "lanes"
+    assert below.get_ylabel() == "events a second, 64 units"
+    measured, first_lane = below.lines
+    assert list(measured.get_xdata()) == [1, 2, 8, 64]
+    assert list(measured.get_ydata()) == pytest.approx([5e5, 1e6, 4e6, 4e6])
+    assert list(first_lane.get_ydata()) == pytest.approx([5e5, 1e6, 4e6, 32e6])
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
+
+
+def test_without_several_numbers_of_lanes_there_is_nothing_below() -> None:
+    figure = figure_of(HERE, [row_of(32, 1), row_of(64, 1), row_of(128, 8)])
+    assert [axes.get_xlabel() for axes in figure.axes] == ["units"]
+
+
+@pytest.mark.parametrize(("cell", "rule"), [("lru", OWN), ("lstm", "ok(1)"), ("gru", "tbptt(10)")])
+def test_the_full_set_doubles_the_lanes_from_one_to_64(cell: str, rule: str) -> None:
+    lanes = [c.n_lanes for c in cases("full") if (c.cell, c.rule, c.n_units) == (cell, rule, 64)]
+    assert sorted(lanes) == [1, 2, 4, 8, 16, 32, 64]
 
 
 def test_a_name_that_is_none_is_refused_with_one_that_is() -> None:

@@ -10,8 +10,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
+from torch import Tensor
 
+from stream_rnn import app, config
+from stream_rnn.checkpoint import snapshot
 from stream_rnn.checkpoint.rollback import roll_back
 from stream_rnn.checkpoint.snapshot import snapshots
 from stream_rnn.cli import _exit_code, cli
@@ -200,6 +204,59 @@ def test_an_export_of_parameters_holds_what_predicts_and_nothing_else(
     described = json.loads(Path("model.json").read_text())
     assert described["step"] == 60
     assert described["model"]["learner"]["cell"] == {"kind": "gru", "units": 3}
+
+
+def parameters(file: str) -> dict[str, Tensor]:
+    with safe_open(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("cell", "readout"),
+    [
+        ('{ kind = "gru", units = 3 }', '{ kind = "fptt" }'),
+        ('[{ kind = "rtu", units = 3 }, { kind = "feedforward", units = 2 }]', '{ kind = "rls" }'),
+    ],
+    ids=["one tensor", "several of one shape"],
+)
+def test_an_export_of_means_is_what_a_learner_would_evaluate_with(
+    cell: str,
+    readout: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = CONFIG.replace('{ kind = "gru", units = 3 }', cell).replace(
+        'credit = { kind = "rtrl" }', f'optimizer = {{ kind = "fptt" }}\nhead_optimizer = {readout}'
+    )
+    Path("config.toml").write_text(text)
+    told(capfd, "run", "config.toml")
+    told(capfd, "ckpt", "export", "state", "newest", "model.safetensors")
+    told(capfd, "ckpt", "export", "state", "newest", "mean.safetensors", "--mean")
+
+    learner = app.build(config.load(Path("config.toml"))).engine.learner
+    learner.load_state_dict(dict(snapshot.read(snapshots(Path("state"))[0]).tensors))
+    with learner.evaluation_weights():
+        truth = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
+    mean, learned = parameters("mean.safetensors"), parameters("model.safetensors")
+    assert mean.keys() == learned.keys()
+    assert all(torch.equal(tensor, truth[name]) for name, tensor in mean.items())
+    for name, tensor in mean.items():
+        solved = name.startswith("head.") and "rls" in readout
+        assert torch.equal(tensor, learned[name]) == solved
+    assert json.loads(Path("mean.json").read_text())["parameters"] == "running means"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("mean.safetensors", "no running means"), ("whole.tar", "a .tar holds the means already")],
+)
+def test_means_that_nobody_keeps_are_not_exported(
+    file: str, message: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert message in told(capfd, "ckpt", "export", "state", "newest", file, "--mean", code=78)
+    assert not Path(file).exists()
 
 
 def test_an_exported_tar_unpacked_in_a_state_folder_is_the_snapshot(

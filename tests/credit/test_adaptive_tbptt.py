@@ -121,20 +121,36 @@ def test_idle_lanes_and_lanes_without_a_loss_are_not_sampled(
     assert torch.equal(rule.state_dict()["phi_T"], sums_T)
 
 
-def test_a_lane_is_sampled_once_it_has_lived_through_the_history(
-    random_walk: Callable[..., Any],
-) -> None:
-    """Before, its lags end at its first event, and would look like forgetting."""
-    walk = random_walk("tanh", n_ticks=24)
-    rule = quick(walk.cell, sample_every=1, adapt_every=100)
-    counts = []
+def test_a_lane_is_sampled_as_far_back_as_it_began(random_walk: Callable[..., Any]) -> None:
+    """To the state it began with; beyond, and before a reset, there is nothing to leave out."""
+    walk = random_walk("tanh", n_ticks=17)
+    rule, alone = (quick(walk.cell, sample_every=1, adapt_every=100) for _ in range(2))
     for t, (lin, q_BS) in enumerate(walk):
         if t == 12:
             rule.reset(torch.tensor([True, False]))
+        before_T, other_T = (each.state_dict()["phi_T"].clone() for each in (rule, alone))
         rule.observe(lin, q_BS, ALL)
-        counts.append(samples_of(rule))
-    steps = [after - before for before, after in zip([0, *counts], counts, strict=False)]
-    assert steps == [0] * 9 + [2] * 3 + [1] * 9 + [2] * 3
+        alone.observe(lin, q_BS * torch.tensor([[0.0], [1.0]]), ALL)
+        assert samples_of(rule) == 2 * (t + 1)
+        own_T = rule.state_dict()["phi_T"] - before_T - (alone.state_dict()["phi_T"] - other_T)
+        age = t + 1 if t < 12 else t - 11
+        reached_T = torch.arange(10) <= age
+        assert bool((own_T[reached_T] > 1e-9).all())
+        torch.testing.assert_close(own_T * ~reached_T, torch.zeros_like(own_T))
+
+
+def test_the_window_follows_where_every_episode_is_shorter_than_the_history(
+    random_walk: Callable[..., Any],
+) -> None:
+    """Down from 10, and to the state that episodes of 4 begin with, but no further."""
+    walk = random_walk("gru", n_ticks=60)
+    rule = quick(walk.cell, window=10, sample_every=1, tolerance=0.01)
+    for t, (lin, q_BS) in enumerate(walk):
+        if t % 4 == 0:
+            rule.reset(ALL)
+        rule.observe(lin, q_BS, ALL)
+    assert 1 < rule.window <= 5
+    assert float(rule.report()["bias"]) < 0.01
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 1e200])
@@ -143,11 +159,11 @@ def test_a_poisoned_lane_does_not_reach_the_samples(
     place: str, poison: float, random_walk: Callable[..., Any]
 ) -> None:
     """An old step, beyond the window, is seen by the samples only."""
-    walk = random_walk("lstm", n_ticks=16)
+    walk = random_walk("lstm", n_ticks=13)
     rule, alone = (quick(walk.cell, window=2, sample_every=1, adapt_every=100) for _ in range(2))
     for t, (lin, q_BS) in enumerate(walk):
         without_BS = q_BS.clone()
-        if t >= 12:
+        if t == 12:
             without_BS[0] = 0.0
         if t == 12 and place == "newest loss":
             q_BS[0] = poison
@@ -155,7 +171,7 @@ def test_a_poisoned_lane_does_not_reach_the_samples(
             rule.lane_state["J_h_BTSN"][0, (t + 1 - 5) % 10] = poison
         rule.observe(lin, q_BS, ALL)
         alone.observe(lin, without_BS, ALL)
-    assert samples_of(rule) == 3 * 2 + 4  # ticks 10 to 12 of both lanes, the rest of one
+    assert samples_of(rule) == 12 * 2 + 1  # of both lanes, then of one
     assert torch.equal(rule.state_dict()["phi_T"], alone.state_dict()["phi_T"])
     assert rule.state_dict()["phi_T"].isfinite().all()
     if place == "old step":
@@ -166,9 +182,9 @@ def test_a_poisoned_lane_does_not_reach_the_samples(
 def test_too_few_samples_leave_the_window_and_wait_for_more(
     scored: bool, random_walk: Callable[..., Any]
 ) -> None:
-    """Each lane gives 2 samples in 12 ticks (at the 10th and 12th) and 6 in the next 12."""
+    """Each of two lanes gives 6 samples in 12 ticks."""
     walk = random_walk("tanh", n_ticks=24)
-    rule = quick(walk.cell, min_samples=9)
+    rule = quick(walk.cell, min_samples=13)
     windows = []
     for lin, q_BS in walk:
         rule.observe(lin, q_BS * scored, ALL)
@@ -221,7 +237,7 @@ def test_what_it_saves_is_finite_even_if_nothing_bounds_the_bias() -> None:
     rule = quick(cell, 1)
     W_ZM = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)  # h stays 0: phi_k = 1 for all k
     s_BS = torch.zeros(1, 1, dtype=torch.float64)
-    for _ in range(12):
+    for _ in range(24):  # the second adaptation sees whole histories alone
         _, lin = cell.step(W_ZM, s_BS, s_BS)
         rule.observe(lin, torch.ones_like(s_BS), torch.tensor([True]))
     assert float(rule.report()["bias"]) == math.inf
