@@ -7,9 +7,6 @@ eigenvectors. Ours is built on triangular factors and their inverses (docs/algor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import Tensor
@@ -17,20 +14,10 @@ from torch import Tensor
 from stream_rnn.cells import Lstm
 from stream_rnn.credit import Ok
 from stream_rnn.linearization import Linearization
-from stream_rnn.native import loading
 
 CELL = Lstm(6, 4)
 S, (Z, M) = CELL.n_state, CELL.weight_shape
 DISTANCES = {"apart": 1.0, "near": 1e-2, "nearer": 1e-4, "as rounding": 1e-7}
-
-
-@pytest.fixture(params=["torch", "native"])
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Who computes."""
-    if request.param == "native":
-        request.getfixturevalue("kernels")
-    with loading.switched_off() if request.param == "torch" else nullcontext():
-        yield request.param
 
 
 def all_signs(n: int) -> Tensor:
