@@ -21,7 +21,7 @@ from stream_rnn.frame import Frame
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Loss, Quantile, SquaredError
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
-from stream_rnn.update import Adam, Fptt, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Obgd, Sgd, Update
 
 BANNED = {
     "aten::_local_scalar_dense",  # item(), float(), bool(), `if tensor`
@@ -45,6 +45,7 @@ UPDATES: dict[str, Callable[[], Update]] = {
     "adam": Adam,
     "sgd": Sgd,
     "momentum": lambda: Sgd(momentum=0.9),
+    "obgd": Obgd,
     "fptt": lambda: Fptt(Adam()),
 }
 NeverWaiting = Callable[[], AbstractContextManager[None]]

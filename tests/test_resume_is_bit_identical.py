@@ -37,7 +37,7 @@ from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.recurrence import RECURRENCES, Dense, Feedforward, Recurrence, Rtu, Stack
-from stream_rnn.update import UPDATES, Adam, Fptt, Sgd, Update
+from stream_rnn.update import UPDATES, Adam, Fptt, Obgd, Sgd, Update
 
 N, M = 7, 6  # neither a multiple of the windows below
 N_INPUTS, N_UNITS = 2, 3
@@ -130,6 +130,8 @@ def update_of(case: Case) -> Update:
     match case.update:
         case "sgd":
             return Sgd(lr=0.05, momentum=0.9)
+        case "obgd":
+            return Obgd()
         case "fptt":
             return Fptt(Adam(lr=0.05))
     return Adam(lr=0.05)

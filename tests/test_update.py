@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from stream_rnn.update import UPDATES, Adam, Fptt, Sgd, Update
+from stream_rnn.update import UPDATES, Adam, Fptt, Obgd, Sgd, Update
 
 SHAPES = [(3, 4), (2,)]
 YES, NO = torch.tensor(True), torch.tensor(False)
@@ -30,11 +31,12 @@ CASES: dict[str, tuple[Any, Any]] = {
 }
 
 
-WRAPPED: dict[str, Any] = {
+NOT_IN_TORCH: dict[str, Any] = {
+    "obgd": (lambda clip: Obgd(kappa=1.5), None),
     "fptt-adam": (lambda clip: Fptt(Adam(lr=0.02, clip=clip)), None),
     "fptt-momentum": (lambda clip: Fptt(Sgd(lr=0.02, momentum=0.9, clip=clip), 0.5, 0.3), None),
 }
-ALL = CASES | WRAPPED
+ALL = CASES | NOT_IN_TORCH
 
 
 def noise(seed: int) -> list[Tensor]:
@@ -63,7 +65,13 @@ def test_fifty_steps_equal_torch_optim(case: str, clip: float | None) -> None:
 
 
 def clipped(name: str, clip: float) -> Update:
-    return Fptt(Adam(clip=clip)) if name == "fptt" else {"adam": Adam, "sgd": Sgd}[name](clip=clip)
+    made: dict[str, Callable[[], Update]] = {
+        "adam": lambda: Adam(clip=clip),
+        "sgd": lambda: Sgd(clip=clip),
+        "obgd": Obgd,  # has bounds of its own
+        "fptt": lambda: Fptt(Adam(clip=clip)),
+    }
+    return made[name]()
 
 
 @pytest.mark.parametrize("name", UPDATES)
@@ -150,6 +158,10 @@ def test_a_state_of_other_parameters_is_refused() -> None:
         (Sgd, {"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
         (Adam, {"beta2": 1.0}, r"beta2 must be in \[0, 1\), got 1.0"),
         (Adam, {"eps": 0.0}, "eps must be positive and finite, got 0.0"),
+        (Obgd, {"kappa": 0.9}, "kappa must be at least 1 and finite, got 0.9"),
+        (Obgd, {"kappa": math.inf}, "kappa must be at least 1 and finite, got inf"),
+        (Obgd, {"kappa": math.nan}, "kappa must be at least 1 and finite, got nan"),
+        (Obgd, {"lr": 0.0}, "lr must be positive and finite, got 0.0"),
         (Fptt, {"inner": Sgd(), "alpha": 0.0}, "alpha must be positive and finite, got 0.0"),
         (Fptt, {"inner": Sgd(), "beta": 0.0}, r"beta must be in \(0, 1\], got 0.0"),
     ],

@@ -76,6 +76,7 @@ kind = "explicit"
 cell = { kind = "rhn", units = 3 }
 credit = { kind = "adaptive_tbptt", history = 16, k_max = 8, window = 4 }
 optimizer = { kind = "fptt", alpha = 0.1, inner = { kind = "sgd", lr = 0.1, momentum = 0.9 } }
+head_optimizer = { kind = "obgd", lr = 0.5, kappa = 2.5 }
 [state]
 dir = "state"
 """,

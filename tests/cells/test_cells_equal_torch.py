@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import Cell, Gru, Lstm, Tanh
+from stream_rnn.credit import Rtrl
 
 N_INPUTS, N_UNITS = 3, 5
 CASES: dict[str, tuple[type[Cell], type[torch.nn.RNNCellBase]]] = {
@@ -49,33 +50,39 @@ def test_forty_steps_equal_those_of_torch(kind: str) -> None:
         torch.testing.assert_close(s_BS, truth.detach(), rtol=0, atol=1e-12)
 
 
+def gradients_of(kind: str, dW_ZM: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Those of torch's W_ih, W_hh, b_ih and b_hh, out of that of W."""
+    dW_x = dW_h = dW_ZM
+    if kind == "gru":  # nx and nh live in rows of their own; those of r and z come first
+        both, nx, nh = dW_ZM.split((2 * N_UNITS, N_UNITS, N_UNITS))
+        dW_x, dW_h = torch.cat((both, nx)), torch.cat((both, nh))
+    return dW_x[:, :N_INPUTS], dW_h[:, N_INPUTS:-1], dW_x[:, -1], dW_h[:, -1]
+
+
 @pytest.mark.parametrize("kind", CASES)
-def test_the_gradient_of_one_step_equals_that_of_torch(kind: str) -> None:
+def test_the_gradient_over_forty_steps_equals_that_of_torch(kind: str) -> None:
+    """A loss at every step, paid back through all of them; by exact RTRL on our side."""
     ours, theirs = CASES[kind]
-    cell = ours(N_INPUTS, N_UNITS)
+    cell, n_lanes = ours(N_INPUTS, N_UNITS), 2
     generator = torch.Generator().manual_seed(2)
     module = theirs(N_INPUTS, N_UNITS, dtype=torch.float64)  # type: ignore[call-arg]
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
     W_ZM = weight_of(kind, module)
-    x_BI = torch.randn(2, N_INPUTS, generator=generator, dtype=torch.float64)
-    s_BS = torch.randn(2, cell.n_state, generator=generator, dtype=torch.float64) * 0.5
-    q_BS = torch.randn(2, cell.n_state, generator=generator, dtype=torch.float64)
-    state = (s_BS[:, :N_UNITS], s_BS[:, N_UNITS:]) if kind == "lstm" else s_BS
-    out = module(x_BI, state)
-    out = torch.cat(out, dim=1) if isinstance(out, tuple) else out
-    (q_BS * out).sum().backward()
-
-    _, lin = cell.step(W_ZM, x_BI, s_BS)
-    dW_ZM = lin.pull_drive(q_BS).T @ lin.u_BM
-    if kind == "gru":  # nx | nh live in rows of their own; r and z rows come first
-        split, h = 2 * N_UNITS, slice(N_INPUTS, N_INPUTS + N_UNITS)
-        dW_x = torch.cat((dW_ZM[:split], dW_ZM[split : 3 * N_UNITS]))
-        dW_h = torch.cat((dW_ZM[:split], dW_ZM[3 * N_UNITS :]))
-        biases = (dW_x[:, -1], dW_h[:, -1])
-        torch.testing.assert_close(dW_h[:, h], module.weight_hh.grad, rtol=0, atol=1e-12)
-        torch.testing.assert_close(dW_x[:, :N_INPUTS], module.weight_ih.grad, rtol=0, atol=1e-12)
-    else:
-        biases = (dW_ZM[:, -1], dW_ZM[:, -1])
-        grads = (module.weight_ih.grad, module.weight_hh.grad)
-        torch.testing.assert_close(dW_ZM[:, :-1], torch.cat(grads, dim=1), rtol=0, atol=1e-12)
-    torch.testing.assert_close(biases[0], module.bias_ih.grad, rtol=0, atol=1e-12)
-    torch.testing.assert_close(biases[1], module.bias_hh.grad, rtol=0, atol=1e-12)
+    rule, dW_ZM = Rtrl(cell, n_lanes), torch.zeros(cell.weight_shape, dtype=torch.float64)
+    s_BS = torch.zeros(n_lanes, cell.n_state, dtype=torch.float64)
+    state, loss = None, torch.zeros((), dtype=torch.float64)
+    for _ in range(40):
+        x_BI = torch.randn(n_lanes, N_INPUTS, generator=generator, dtype=torch.float64)
+        q_BS = torch.randn(n_lanes, cell.n_state, generator=generator, dtype=torch.float64)
+        s_BS, lin = cell.step(W_ZM, x_BI, s_BS)
+        rule.observe(lin, q_BS, torch.ones(n_lanes, dtype=torch.bool))
+        dW_ZM += rule.gradient()
+        state = module(x_BI, state)
+        out = torch.cat(state, dim=1) if isinstance(state, tuple) else state
+        loss = loss + (q_BS * out).sum()
+    theirs_all = (module.weight_ih, module.weight_hh, module.bias_ih, module.bias_hh)
+    truths = torch.autograd.grad(loss, theirs_all)
+    for got, truth in zip(gradients_of(kind, dW_ZM), truths, strict=True):
+        assert float((got - truth).norm()) < 1e-12 * float(truth.norm())

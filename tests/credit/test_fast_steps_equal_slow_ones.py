@@ -2,8 +2,8 @@
 
 The slow side takes J and D from automatic differentiation of the cell's step, and decompositions
 from torch.linalg. KF and UORO: the same signs, the same numbers at every tick. OK: a decomposition
-is free in the signs of its vectors, so what a single draw gives is a convention; mean and second
-moment over ALL signs are none. float64.
+is free in the signs of its pairs of vectors, and turning a pair is turning the sign drawn for it:
+each draw gives the product of one draw of the slow side, all of them by the same turns. float64.
 """
 
 from __future__ import annotations
@@ -146,17 +146,22 @@ def projected(V: Tensor, B: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     return Q_v @ P @ L, Q_b @ Zt.T @ L
 
 
-def moments(kept_BX: Tensor) -> tuple[Tensor, Tensor]:
-    return kept_BX.mean(dim=0), kept_BX.T @ kept_BX / len(kept_BX)
+def apart(fast_BX: Tensor, slow_BX: Tensor) -> float:
+    """The largest difference over all draws, for the pairs of vectors turned as fits best.
+
+    Draws stand in the order of `all_signs`: to turn pairs is to flip these bits of their number.
+    """
+    draws = torch.arange(len(slow_BX))
+    return min(float((fast_BX[draws ^ turned] - slow_BX).abs().max()) for turned in draws.tolist())
 
 
 @pytest.mark.parametrize("chunks", CHUNKS)
 @pytest.mark.parametrize("r", [1, 2, 3])
 @pytest.mark.parametrize("kind", CELLS)
-def test_one_step_of_ok_has_the_moments_of_its_equations(
+def test_one_step_of_ok_is_its_equations_draw_by_draw(
     kind: str, r: int, chunks: Any, random_walk: Callable[..., Any]
 ) -> None:
-    """From the same influence. Each chunk by itself: what the chunks draw is independent."""
+    """From the same influence, for all draws. Each chunk by itself: theirs are independent."""
     walk = random_walk(kind, n_inputs=2, n_units=2, n_lanes=N_LANES, n_ticks=7)
     before = Ok(walk.cell, N_LANES, torch.Generator().manual_seed(1), rank=r, chunks=chunks)
     for lin, q_BS in list(walk)[:-1]:
@@ -194,12 +199,9 @@ def test_one_step_of_ok_has_the_moments_of_its_equations(
         JA = torch.einsum("st,tlr->slr", J, A_SLR).flatten(0, 1)
         V = torch.cat((U_CMR[c], a[:, None]), dim=1)
         B = torch.cat((JA, D[:, c * L : (c + 1) * L].flatten()[:, None]), dim=1)
-        if min(len(B), len(V)) < r + 1:
-            continue  # a chunk with fewer entries than columns: never mixed, nothing to compare
-        slow = [U @ A.T for U, A in (projected(V, B, signs) for signs in draws)]
+        if len(B) > r:
+            slow = [U @ A.T for U, A in (projected(V, B, signs) for signs in draws)]
+        else:  # a chunk with fewer entries than columns: of rank r at most, and nothing is mixed
+            slow = [V @ B.T] * many
         fast = torch.einsum("bmr,bpr->bmp", U_after[:, c], A_of.flatten(1, 2))
-        scale = float((V @ B.T).square().sum())
-        for mine, truth in zip(
-            moments(fast.flatten(1)), moments(torch.stack(slow).flatten(1)), strict=True
-        ):
-            torch.testing.assert_close(mine, truth, rtol=0, atol=1e-10 * max(1.0, scale))
+        assert apart(fast.flatten(1), torch.stack(slow).flatten(1)) < 1e-10

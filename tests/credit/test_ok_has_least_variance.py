@@ -3,7 +3,9 @@
 docs/algorithms.md 6.2: with the singular values sigma of the r+1 summands' matrix, sorted, and the
 first p of them kept, the variance is `s^2/q - sum of the mixed sigma^2`, q = r - p, s = sum of the
 mixed.
-The truth here is torch.linalg.svd of the dense matrix, and the mean over ALL signs. float64.
+The truth here is torch.linalg.svd of the dense matrix, and the mean over ALL signs. That nothing
+unbiased has less is a second number, found without this formula: the largest lower bound that any
+matrix Y gives. float64.
 """
 
 from __future__ import annotations
@@ -37,6 +39,33 @@ def least_variance(M: Tensor, r: int) -> float:
     p = next(p for p in range(r) if (r - p) * sigma[p] <= sum(sigma[p:]) * (1 + 1e-14))
     s, q = sum(sigma[p:]), r - p
     return s * s / q - sum(value * value for value in sigma[p:])
+
+
+def lower_bound(Y: Tensor, M: Tensor, r: int) -> float:
+    """Of E|M'|^2 for every random M' of mean M and rank r at most (docs/algorithms.md 6.2)."""
+    return float(2 * (Y * M).sum() - torch.linalg.svdvals(Y)[:r].square().sum())
+
+
+def largest_lower_bound(M: Tensor, r: int) -> tuple[float, Tensor]:
+    """By search, and the Y of it.
+
+    The bound is concave in Y, and with singular vectors y = those of M nothing is lost (von
+    Neumann). With a price for each square above it, sum of the r largest y^2 = min over prices of
+    r * price + sum of (y^2 - price)+, and for one price the best y is max(sigma, sqrt(price)).
+    That leaves one number to search for, in which the bound is concave again.
+    """
+    P, sigma, Zt = torch.linalg.svd(M, full_matrices=False)
+
+    def Y_of(price: float) -> Tensor:
+        return P @ torch.diag(sigma.clamp(min=math.sqrt(price))) @ Zt
+
+    low, high = 0.0, float(sigma.sum()) ** 2
+    for _ in range(100):
+        third = (high - low) / 3
+        lower, upper = (lower_bound(Y_of(low + k * third), M, r) for k in (1, 2))
+        low, high = (low + third, high) if lower < upper else (low, high - third)
+    Y = Y_of((low + high) / 2)
+    return lower_bound(Y, M, r), Y
 
 
 def one_tick(
@@ -113,6 +142,22 @@ def test_the_mean_is_exact_and_the_variance_least(r: int, seed: int) -> None:
     variance = float((kept - M).square().sum(dim=(1, 2)).mean())
     assert variance == pytest.approx(bound, rel=1e-9, abs=1e-13 * size)
     assert float(rule.report()["noise"]) == pytest.approx(bound / size, rel=1e-9, abs=1e-13)
+    assert variance == pytest.approx(
+        largest_lower_bound(M, r)[0] - size, rel=1e-7, abs=1e-12 * size
+    )
+
+
+@pytest.mark.parametrize("r", [1, 2, 3])
+def test_no_other_matrix_gives_a_larger_lower_bound(r: int) -> None:
+    """The search kept the singular vectors: in no direction of all matrices is there a better Y."""
+    generator = torch.Generator().manual_seed(r)
+    for _ in range(5):
+        M = noise(generator, 6, r + 1) @ noise(generator, r + 1, 8)
+        best, Y = largest_lower_bound(M, r)
+        for distance in (1e-4, 1e-2, 1.0):
+            for _ in range(20):
+                other = Y + distance * noise(generator, *Y.shape)
+                assert lower_bound(other, M, r) < best + 1e-12 * float(M.square().sum())
 
 
 def test_rank_one_is_never_noisier_than_kf() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,15 @@ def kernels(built: Path) -> Iterator[loading.Library]:
         loaded = loading.Library(built)
         patch.setattr(loading, "_found", loaded)
         yield loaded
+
+
+@pytest.fixture(params=["torch", "native"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Who computes in one test: the step as it is written, or the library."""
+    if request.param == "native":
+        request.getfixturevalue("kernels")
+    with loading.switched_off() if request.param == "torch" else nullcontext():
+        yield request.param
 
 
 @pytest.fixture
