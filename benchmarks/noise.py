@@ -7,13 +7,13 @@ gradient, on frozen random nets, for UORO, KF averaged over r copies, OK and the
 the published OK program. It ends in PASS or FAIL for two claims, and the exit code is 1 on a FAIL:
 OK(r) is below KF averaged over r copies (1/r of one copy's noise, since copies are independent and
 unbiased), and not above the asymmetric split (2 % tolerance).
-The study: noise against cost over (rank, chunks), per cell and size; DIR/noise.png shows it.
+The study: noise against the time of a whole tick over (rank, chunks), per cell and size, beside
+KF, a window of 32 and exact RTRL on the same path; DIR/noise.png shows it.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -23,37 +23,22 @@ import torch
 
 from benchmarks import noise_study as study
 from benchmarks.noise_table import NETS, RANKS, WHAT, judge, line, lines_of_table, measure, spelled
+from stream_rnn.native import loading
 
-BUDGETS_US = (1000, 2000, 4000, 8000)
-BUDGETS_PUSH = (2, 4, 8, 16)
-LANES = (1, 2, 4, 8, 16)
+SHARES = (16, 8, 4, 2)
+"""Budgets: a tick of exact RTRL, divided by these."""
 
 
 def lines_of_study(panels: list[study.Panel]) -> Iterator[str]:
-    """Markdown: the best settings within budgets, in both currencies, and per progress."""
-    times = [f"{budget / 1000:g} ms" for budget in BUDGETS_US]
-    yield line("Net", times, "least time per progress", "exact RTRL")
-    yield "|---" * (3 + len(times)) + "|"
+    """Markdown: the best settings within shares of what exactness costs, and per progress."""
+    budgets = ["a 16th", "an 8th", "a 4th", "half"]
+    yield line("Net", "exact RTRL", budgets, "least time per progress")
+    yield "|---" * (3 + len(SHARES)) + "|"
     for one in panels:
-        best = [study.within(one.points, lambda p: p.tick_us, us) for us in BUDGETS_US]
-        least = study.least_work(one.points, lambda p: p.tick_us)
+        best = [study.within(one.points, one.exact_us / share) for share in SHARES]
+        chosen = [_choice(point) for point in best]
         name = f"{one.kind} {one.n_units}"
-        yield line(name, [_choice(p) for p in best], _choice(least), f"{one.rtrl_us:,.0f} us")
-    yield ""
-    yield line("Net", [f"{budget} pushes" for budget in BUDGETS_PUSH], "least work", "exact RTRL")
-    yield "|---" * (3 + len(BUDGETS_PUSH)) + "|"
-    for one in panels:
-        push = one.rtrl_multiply_adds / _columns(one)  # one column of A for every row of W
-        best = [study.within(one.points, lambda p: p.multiply_adds, n * push) for n in BUDGETS_PUSH]
-        least = study.least_work(one.points, lambda p: p.multiply_adds)
-        name, exact_cost = f"{one.kind} {one.n_units}", f"{one.rtrl_multiply_adds / push:.0f}"
-        yield line(name, [_choice(p) for p in best], _choice(least), exact_cost)
-
-
-def _columns(one: study.Panel) -> float:
-    """How many pushes of rank one the exact rule costs."""
-    rank_1 = next(p for p in one.points if p.rank == 1 and p.chunks == "joint")
-    return one.rtrl_multiply_adds / rank_1.push_multiply_adds
+        yield line(name, f"{one.beside['exact']} us", chosen, _choice(study.least_work(one.points)))
 
 
 def _choice(point: study.Point | None) -> str:
@@ -61,29 +46,32 @@ def _choice(point: study.Point | None) -> str:
 
 
 def lines_of_points(panels: list[study.Panel]) -> Iterator[str]:
-    """Markdown: every setting, noise of the gradient, microseconds, million multiply-adds."""
-    yield line("Net", "Setting", "gradient", "influence", "us", "x push", "M mult-adds")
-    yield "|---" * 7 + "|"
+    """Markdown: every setting, noise of the gradient and influence, microseconds a tick."""
+    yield line("Net", "Setting", "gradient", "influence", "us", "of exact RTRL")
+    yield "|---" * 6 + "|"
     for one in panels:
-        for p in one.points:
-            noises = [spelled(p.noise, what) for what in ("gradient", "influence")]
-            costs = [f"{p.tick_us:,.0f}", f"{p.tick_us / p.push_us:.0f}"]
-            work = f"{p.multiply_adds / 1e6:.2f}"
-            yield line(f"{one.kind} {one.n_units}", p.spelled, noises, costs, work)
-        noises = [spelled(one.kf, what) for what in ("gradient", "influence")]
-        yield line(f"{one.kind} {one.n_units}", "KF", noises, f"{one.kf_us:,.0f}", "", "")
-        work = f"{one.rtrl_multiply_adds / 1e6:.2f}"
-        yield line(f"{one.kind} {one.n_units}", "exact", "0", "0", f"{one.rtrl_us:,.0f}", "", work)
+        net = f"{one.kind} {one.n_units}"
+        noises = {p.spelled: (p.noise, p.tick) for p in one.points}
+        for name, (noise, tick) in (noises | {"KF": (one.kf, one.beside["KF"])}).items():
+            both = [spelled(noise, what) for what in ("gradient", "influence")]
+            yield line(net, name, both, str(tick), f"{tick.us / one.exact_us:.2f}")
+        for name, tick in one.beside.items():
+            if name != "KF":
+                bare = "0" if name == "exact" else ""
+                yield line(net, name, bare, bare, str(tick), f"{tick.us / one.exact_us:.2f}")
 
 
-def lines_of_lanes(sizes: tuple[int, ...]) -> Iterator[str]:
-    """Markdown: exact RTRL beside OK of rank 3 per gate, microseconds by the number of lanes."""
-    yield line("Net", "Rule", [f"{B} lane{'s' * (B > 1)}" for B in LANES])
-    yield "|---" * (2 + len(LANES)) + "|"
-    for kind, n_units in itertools.product(("lstm", "gru"), sizes):
-        times = study.by_lanes(kind, n_units, LANES)
-        yield line(f"{kind} {n_units}", "exact RTRL", [f"{exact_us:,.0f}" for exact_us, _ in times])
-        yield line("", "OK, 3 gate", [f"{ok_us:,.0f}" for _, ok_us in times])
+def lines_of_ranks(panels: list[study.Panel]) -> Iterator[str]:
+    """Markdown: noise and microseconds by rank, in the default chunks."""
+    ranks = list(dict.fromkeys(p.rank for one in panels for p in one.points))
+    yield line("Net", [f"r = {rank}" for rank in ranks], "KF", "TBPTT(32)", "exact")
+    yield "|---" * (4 + len(ranks)) + "|"
+    for one in panels:
+        of_ranks = [one.by_gate(rank) for rank in ranks]
+        kf = f"{one.kf.mean('gradient'):.2g} ({one.beside['KF']})"
+        beside = [f"({one.beside['TBPTT(32)']})", f"0 ({one.beside['exact']})"]
+        shown = ["" if p is None else f"{p.gradient:.2g} ({p.tick})" for p in of_ranks]
+        yield line(f"{one.kind} {one.n_units}", shown, kf, beside)
 
 
 def main() -> int:
@@ -108,10 +96,13 @@ def main() -> int:
         kinds = ("tanh", "lstm") if arguments.quick else ("tanh", "lstm", "gru", "rhn")
         sizes = study.SIZES[:1] if arguments.quick else study.SIZES
         of_ranks = (1, 2, 3, 4) if arguments.quick else study.RANKS
-        panels = [study.panel(kind, n, arguments.rho, of_ranks) for n in sizes for kind in kinds]
-        print("\n" + "\n".join(lines_of_points(panels)), end="\n\n")
-        print("\n".join(lines_of_study(panels)), end="\n\n")
-        print("\n".join(lines_of_lanes(sizes[:2])))
+        print(f"\nticks: {loading.describe()}\n")
+        seconds = 1.0 if arguments.quick else 6.0
+        panels = [
+            study.panel(kind, n, arguments.rho, seconds, of_ranks) for n in sizes for kind in kinds
+        ]
+        for lines in (lines_of_points, lines_of_ranks, lines_of_study):
+            print("\n".join(lines(panels)), end="\n\n")
         if arguments.out is not None:
             from benchmarks.noise_plot import draw
 

@@ -11,10 +11,11 @@ from matplotlib import pyplot as plt
 
 from benchmarks.noise_study import Panel, front
 from benchmarks.noise_table import CHUNKS
+from stream_rnn.credit.ok import RANK
 
-LABELED = (1, 3, 5, 9, 12)
+LABELED = (1, 2, 4, 8, 12)
 NOISES = (1e-5, 10)
-TIMES_US = (100, 3e4)
+TIMES_US = (1, 1e4)
 COLORS = {"joint": "#d55e00", "gate": "#0072b2", "row": "#009e73"}
 
 
@@ -33,14 +34,14 @@ def draw(panels: list[Panel], path: Path) -> None:
     )
     for one in panels:
         axes = grid[sizes.index(one.n_units)][kinds.index(one.kind)]
-        best = front(one.points, lambda p: p.tick_us)
+        best = front(one.points)
         for chunks in CHUNKS:
             line = sorted((p for p in one.points if p.chunks == chunks), key=lambda p: p.rank)
-            times, noises = [p.tick_us for p in line], [p.gradient for p in line]
+            times, noises = [p.tick.us for p in line], [p.gradient for p in line]
             axes.plot(times, noises, "-", color=COLORS[chunks], lw=0.8, alpha=0.6)
             for p in line:
                 fill = COLORS[chunks] if p in best else "white"
-                axes.plot(p.tick_us, p.gradient, "o", ms=4.5, mfc=fill, mec=COLORS[chunks], mew=0.9)
+                axes.plot(p.tick.us, p.gradient, "o", ms=4.5, mfc=fill, mec=COLORS[chunks], mew=0.9)
             if chunks != "gate":
                 for p in line:
                     if p.rank not in LABELED or p.gradient < NOISES[0]:
@@ -48,19 +49,18 @@ def draw(panels: list[Panel], path: Path) -> None:
                     offset = (3, 4) if chunks == "joint" else (-4, -9)
                     axes.annotate(
                         str(p.rank),
-                        (p.tick_us, p.gradient),
+                        (p.tick.us, p.gradient),
                         offset,
                         textcoords="offset points",
                         fontsize=7,
                         color=COLORS[chunks],
                     )
-        # a cell of one gate: joint is per gate
-        named = {p.spelled: p for p in one.points}
-        usual = named.get("3 gate", named.get("3 joint"))
+        usual = one.by_gate(RANK)
         if usual is not None:
-            axes.plot(usual.tick_us, usual.gradient, "o", ms=10, mfc="none", mec="black", mew=0.9)
-        axes.plot(one.kf_us, one.kf.mean("gradient"), "*", color="black", ms=7)
-        axes.axvline(one.rtrl_us, color="gray", ls="--", lw=0.9)
+            axes.plot(usual.tick.us, usual.gradient, "o", ms=10, mfc="none", mec="black", mew=0.9)
+        axes.plot(one.beside["KF"].us, one.kf.mean("gradient"), "*", color="black", ms=7)
+        axes.axvline(one.exact_us, color="gray", ls="--", lw=0.9)
+        axes.axvline(one.beside["TBPTT(32)"].us, color="gray", ls=":", lw=0.9)
         axes.set(
             xscale="log",
             yscale="log",
@@ -75,10 +75,13 @@ def draw(panels: list[Panel], path: Path) -> None:
         grid[0][0].plot([], [], "o-", color=COLORS[chunks], ms=4.5, lw=0.8, label=f"OK, {chunks}")
     grid[0][0].plot([], [], "*", color="black", ls="none", label="KF")
     grid[0][0].plot([], [], "--", color="gray", lw=0.9, label="exact RTRL (no noise)")
-    grid[0][0].plot([], [], "o", ms=10, mfc="none", mec="black", label="rank 3, per gate")
-    figure.legend(loc="outside upper center", ncols=6, fontsize=8, frameon=False)
+    grid[0][0].plot([], [], ":", color="gray", lw=0.9, label="TBPTT(32) (biased)")
+    grid[0][0].plot([], [], "o", ms=10, mfc="none", mec="black", label=f"rank {RANK}, per gate")
+    figure.legend(loc="outside upper center", ncols=7, fontsize=8, frameon=False)
+    ticks = [p.tick for one in panels for p in one.points]
+    path_taken = "native" if all(tick.native for tick in ticks) else "in torch"
     figure.supxlabel(
-        "microseconds of processor time per tick of observe, one lane "
+        f"microseconds of processor time per whole tick, {path_taken}, one lane "
         "(numbers: ranks; filled: nothing is less noisy for less)",
         fontsize=9,
     )

@@ -5,22 +5,29 @@ Axes as in stream_rnn.linearization.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from benchmarks.noise_cost import measured_us, work_of_ok, work_of_rtrl
 from benchmarks.noise_measured import Noise, exact, noise
 from benchmarks.noise_table import CHUNKS
-from stream_rnn.credit import Kf, Ok, Rtrl
+from benchmarks.ticks import Tick, taken
+from stream_rnn.bench.cases import INPUTS, Case, Rule
+from stream_rnn.credit import Kf, Ok, Rtrl, Tbptt
+from stream_rnn.credit.ok import Chunks
 
-RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12)
-DEAR = (7, 9)
-"""Ranks left out with row chunks: their small matrices take minutes and their neighbors show it."""
+RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 12)
 SIZES = (16, 32, 64)
 TICKS = 100
 COUNTED_FROM = 30
+BESIDE: dict[str, Rule] = {
+    "exact": lambda cell, n, generator: Rtrl(cell, n),
+    "KF": Kf,
+    "TBPTT(32)": lambda cell, n, generator: Tbptt(cell, n, window=32),
+}
+"""What OK is compared with."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,7 @@ class Point:
     rank: int
     chunks: str
     noise: Noise
-    multiply_adds: int
-    push_multiply_adds: int
-    tick_us: float
-    push_us: float
+    tick: Tick
 
     @property
     def gradient(self) -> float:
@@ -48,80 +52,91 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """All settings on one net, with exact RTRL (no noise) and KF beside them."""
+    """All settings on one net, with what they are compared with.
+
+    Attributes:
+        kind: the cell.
+        n_units: N.
+        points: of OK.
+        kf: KF's noise; exact RTRL has none, and a window's fault is no noise.
+        beside: ticks of the rules of `BESIDE`.
+    """
 
     kind: str
     n_units: int
     points: list[Point]
-    rtrl_us: float
-    rtrl_multiply_adds: int
     kf: Noise
-    kf_us: float
+    beside: dict[str, Tick]
+
+    @property
+    def exact_us(self) -> float:
+        """A tick of exact RTRL."""
+        return self.beside["exact"].us
+
+    def by_gate(self, rank: int) -> Point | None:
+        """A rank in the default chunks; None: it was not measured."""
+        named = {p.spelled: p for p in self.points}
+        return named.get(f"{rank} gate", named.get(f"{rank} joint"))  # one gate: the same
 
 
-def panel(kind: str, n_units: int, rho: float, ranks: Iterable[int] = RANKS) -> Panel:
+def panel(
+    kind: str, n_units: int, rho: float, seconds: float, ranks: Iterable[int] = RANKS
+) -> Panel:
     """Measure one net: noise in float32, as the daemon runs; one lane for the clock.
 
     Row chunks get fewer replicas, since the chunks of one replica have signs of their own.
     """
-    truth = exact(kind, n_units, rho, TICKS, n_inputs=8, sampled_every=7, counted_from=COUNTED_FROM)
+    truth = exact(
+        kind, n_units, rho, TICKS, n_inputs=INPUTS, sampled_every=7, counted_from=COUNTED_FROM
+    )
     cell = truth.cell
-    settings = [
-        (rank, chunks)
+    settings = {
+        f"{rank} {chunks}": (rank, chunks)
         for chunks in CHUNKS
         for rank in ranks
         if not (chunks == "gate" and cell.gates == 1)  # the same as joint
-        and not (chunks == "row" and rank in DEAR)
-    ]
+    }
 
     def signs() -> torch.Generator:
         return torch.Generator().manual_seed(1)
 
-    clocked = [Ok(cell, 1, signs(), rank, chunks) for rank, chunks in settings]
-    times = measured_us([*clocked, Kf(cell, 1, signs()), Rtrl(cell, 1)], truth)
+    rules = BESIDE | {name: _ok(*setting) for name, setting in settings.items()}
+    case = Case(kind, "any", n_units)
+    builds = {name: partial(case.learner, rule) for name, rule in rules.items()}
+    ticks = taken(builds, 1, seconds)
     points = []
-    for (rank, chunks), (tick_us, push_us) in zip(settings, times[:-2], strict=True):
+    for name, (rank, chunks) in settings.items():
         lanes = (4 if rank <= 4 else 1) if chunks == "row" else 8
         lanes *= max(1, 32 // n_units)
         of_rank = noise(Ok(cell, lanes, signs(), rank, chunks), truth, torch.float32)
-        work = work_of_ok(cell, rank, chunks)
-        points.append(Point(rank, chunks, of_rank, work.total, work.push, tick_us, push_us))
+        points.append(Point(rank, chunks, of_rank, ticks[name]))
     kf = noise(Kf(cell, 16, signs()), truth, torch.float32)
-    return Panel(kind, n_units, points, times[-1][0], work_of_rtrl(cell), kf, times[-2][0])
+    return Panel(kind, n_units, points, kf, {name: ticks[name] for name in BESIDE})
 
 
-def by_lanes(
-    kind: str, n_units: int, lanes: Iterable[int], rho: float = 0.95
-) -> list[tuple[float, float]]:
-    """Microseconds per tick of exact RTRL and of OK of rank 3 per gate, by number of lanes."""
-    truth = exact(kind, n_units, rho, 20, n_inputs=8, sampled_every=20, counted_from=0)
-    times = []
-    for n_lanes in lanes:
-        ours = Ok(truth.cell, n_lanes, torch.Generator().manual_seed(1), 3, "gate")
-        (exact_us, _), (ok_us, _) = measured_us([Rtrl(truth.cell, n_lanes), ours], truth)
-        times.append((exact_us, ok_us))
-    return times
+def _ok(rank: int, chunks: Chunks) -> Rule:
+    return lambda cell, n, generator: Ok(cell, n, generator, rank, chunks)
 
 
-def front(points: list[Point], cost: Callable[[Point], float]) -> list[Point]:
+def front(points: list[Point]) -> list[Point]:
     """Those that no other point beats in noise at the same cost or less, cheapest first."""
     best: list[Point] = []
-    for point in sorted(points, key=lambda p: (cost(p), p.gradient)):
+    for point in sorted(points, key=lambda p: (p.tick.us, p.gradient)):
         if not best or point.gradient < best[-1].gradient:
             best.append(point)
     return best
 
 
-def within(points: list[Point], cost: Callable[[Point], float], budget: float) -> Point | None:
+def within(points: list[Point], budget_us: float) -> Point | None:
     """The least noise that the budget buys."""
-    paid = [point for point in points if cost(point) <= budget]
+    paid = [point for point in points if point.tick.us <= budget_us]
     return min(paid, key=lambda p: p.gradient, default=None)
 
 
-def least_work(points: list[Point], cost: Callable[[Point], float]) -> Point:
-    """The least cost per unit of progress, `cost * (1 + noise)`.
+def least_work(points: list[Point]) -> Point:
+    """The least time per unit of progress, `time * (1 + noise)`.
 
     A step along an unbiased gradient g^ gains at most |g|^4 / E|g^|^2 = |g|^2 / (1 + noise) times a
     constant, at the step size that is best for it.
     """
-    return min(points, key=lambda p: cost(p) * (1 + p.gradient))
+    return min(points, key=lambda p: p.tick.us * (1 + p.gradient))

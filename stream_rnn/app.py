@@ -215,6 +215,14 @@ def fingerprint(model: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def written_out(model: dict[str, Any]) -> dict[str, Any]:
+    """A model that an earlier version wrote down, as it would be written now."""
+    learner = model.get("learner")
+    if not isinstance(learner, Mapping):
+        return model
+    return {**model, "learner": choices.written_out(learner, choices.RANK_BEFORE)}
+
+
 def require(source: Source, level: str | None, place: str = "[limits] require") -> None:
     """Refuse a source that promises less than `level`; raises ConfigError with the remedy."""
     promises = list(LEVELS.values())

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from stream_rnn.app import Job, task_of
+from stream_rnn.app import Job, fingerprint, task_of, written_out
 from stream_rnn.checkpoint import snapshot
 from stream_rnn.checkpoint.compare import differences
 from stream_rnn.checkpoint.files import CheckpointError
@@ -38,7 +38,7 @@ def open_store(directory: Path, keep: int, fresh: bool) -> Store:
 def newest(store: Store) -> Loaded | None:
     """The snapshot to continue from; raises ConfigError if there are some and none is sound."""
     try:
-        return store.newest()
+        return _written_out(store.newest())
     except CheckpointError as error:
         raise ConfigError(f"[state] {error}") from error  # it names the remedy
 
@@ -48,12 +48,19 @@ def newest_readable(folders: list[Path]) -> Loaded | None:
     errors = []
     for folder in folders:
         try:
-            return snapshot.read(folder)
+            return _written_out(snapshot.read(folder))
         except CheckpointError as error:
             errors.append(str(error))
     if errors:
         raise ConfigError(f"[state] no snapshot can be trusted: {'; '.join(errors)}")
     return None
+
+
+def _written_out(loaded: Loaded | None) -> Loaded | None:
+    """A snapshot of an earlier version, with what its model left to the defaults of then."""
+    if loaded is None or (model := written_out(loaded.config)) == loaded.config:
+        return loaded
+    return dataclasses.replace(loaded, config=model, fingerprint=fingerprint(model))
 
 
 def require_same_model(job: Job, loaded: Loaded) -> None:
@@ -66,8 +73,9 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
         raise ConfigError(
             f"[state] dir = {job.state.dir!r} holds another model:\n  "
             + "\n  ".join(lines)
-            + "\nGive this configuration a dir of its own, carry over what fits with --migrate, or "
-            "start over with --fresh (the old state is kept)"
+            + "\nWrite what the state has into this configuration to go on with it, give it a dir "
+            "of its own, carry over what fits with --migrate, or start over with --fresh (the old "
+            "state is kept)"
         )
     stood = loaded.positions.get(SOURCE, {})
     if PARTITION in stood and not isinstance(job.source, JournaledSource):

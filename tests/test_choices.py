@@ -6,10 +6,14 @@ import re
 from typing import Any
 
 import pytest
+import torch
 
 from stream_rnn import app
+from stream_rnn.assembly.settings import LearnerTable
+from stream_rnn.cells import Gru
 from stream_rnn.config import ConfigError
-from stream_rnn.credit import Fallback, Rtrl, Tbptt
+from stream_rnn.credit import Fallback, Ok, Rtrl, Tbptt
+from stream_rnn.credit.ok import CHUNKS, RANK
 from stream_rnn.recurrence import Dense, Feedforward, Rtu, Stack
 from stream_rnn.update import Adam, Fptt
 
@@ -46,6 +50,36 @@ def test_exact_credit_is_chosen_only_where_it_is_affordable(
     units: int, lanes: int, rule: str
 ) -> None:
     assert chosen({"cell": {"kind": "lstm", "units": units}}, lanes)["credit"]["kind"] == rule
+
+
+@pytest.mark.parametrize(
+    ("units", "times"),
+    [(16, 18 / RANK), (32, 34 / RANK)],  # columns: input, units and bias; of OK: its rank
+)
+def test_the_reason_for_exact_credit_says_what_it_costs(units: int, times: float) -> None:
+    banner = job_of({"cell": {"kind": "lstm", "units": units}}).banner
+    reason = next(line for line in banner if "exact RTRL" in line)
+    assert f"{times:.0f} times the arithmetic of OK of rank {RANK}" in reason
+
+
+def test_the_default_of_ok_is_one_wherever_it_is_left_out() -> None:
+    usual = {"kind": "ok", "rank": RANK, "chunks": CHUNKS}
+    assert chosen({"cell": {"kind": "gru", "units": 64}})["credit"] == usual
+    assert f'{{ kind = "ok", rank = {RANK} }}' in str(LearnerTable.__doc__)
+    rule = Ok(Gru(1, 2), 1, torch.Generator())
+    assert (rule.rank, rule.chunks) == (RANK, CHUNKS)
+
+
+def test_a_default_left_out_and_written_down_is_the_same_model() -> None:
+    written = {"kind": "ok", "rank": RANK, "chunks": CHUNKS}
+    for learner in ({"credit": written}, {"fallback": [written]}):
+        short = {
+            key: {"kind": "ok"} if isinstance(value, dict) else [{"kind": "ok"}]
+            for key, value in learner.items()
+        }
+        assert job_of(short).fingerprint == job_of(learner).fingerprint
+    other = written | {"rank": RANK + 1}
+    assert job_of({"credit": other}).fingerprint != job_of({"credit": written}).fingerprint
 
 
 def test_many_lanes_on_a_cpu_get_element_wise_units() -> None:

@@ -75,6 +75,9 @@ def test_it_learns_bitwise_what_a_learner_fed_with_the_pairs_learns(
     frames = frames_of(T, n_lanes=1)
     late, paired = (learner_of("lstm", rule, n_lanes=1, horizon=k) for k in (horizon, 0))
     predictions(late, frames)
+    if rule == "ok":  # signs are drawn at every tick, at those that wait for a target, too
+        for _ in range(horizon):
+            paired.recurrence.credit.draw_signs()
     for frame, later in zip(frames, frames[horizon:], strict=False):
         paired.step(dataclasses.replace(frame, y_BQ=later.y_BQ))
     for mine, theirs in zip(late.parameters(), paired.parameters(), strict=True):

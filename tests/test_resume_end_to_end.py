@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from stream_rnn.assembly import model
 from stream_rnn.checkpoint import snapshot
 from stream_rnn.cli import _exit_code, cli
 
@@ -177,3 +178,26 @@ def test_a_source_that_grew_is_taken_up_where_it_ended(events: Path, tmp_path: P
     run_here(stream, grown)
     run_here(stream, whole)
     assert_same_end(grown, whole)
+
+
+def test_a_default_of_ok_that_changed_is_told_and_can_be_written_down(
+    events: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A state of rank 8 from when snapshots did not say the rank that a table left out."""
+    short, full = (CONFIG.replace('"kf"', kind) for kind in ('"ok"', '"ok", rank = 8'))
+    (tmp_path / "config.toml").write_text(full.replace("EVENTS", str(events)))
+    with monkeypatch.context() as then:
+        unsaid = {"credit": {"kind": "ok"}}
+        then.setattr(model, "written_out", lambda learner: {**learner, **unsaid})
+        run_here(events, tmp_path, "--max-events", "40")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text(short.replace("EVENTS", str(events)))
+    assert _exit_code(lambda: cli.main(["run", "config.toml"], standalone_mode=False)) == 78
+    assert "learner.credit.rank: the state has 8, the configuration 4" in capfd.readouterr().err
+    (tmp_path / "config.toml").write_text(full.replace("EVENTS", str(events)))
+    run_here(events, tmp_path, "--max-events", "1")
+    assert "resumes at step" in capfd.readouterr().err

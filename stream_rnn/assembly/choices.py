@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from stream_rnn.assembly import network
 from stream_rnn.assembly.settings import LearnerTable
 from stream_rnn.config import ConfigError
+from stream_rnn.credit.ok import CHUNKS, RANK
 from stream_rnn.update import UPDATES, Fptt, Update
 
 EXACT = {"kind": "exact"}
@@ -19,10 +20,13 @@ EXACT = {"kind": "exact"}
 WINDOW = {"kind": "tbptt", "window": 32}
 """What a rule falls back to, and what FPTT is published with: the window is its part."""
 FEW_LANES = 4
-"""Up to so many lanes a CPU carries the dense influence of each at a few milliseconds a tick."""
+"""Up to so many lanes a CPU carries the dense influence of each: some 0.2 ms a tick, 3 in torch."""
 EXACT_LIMIT = 20_000_000
-"""Multiply-adds a tick up to which exact RTRL is no slower on a CPU than OK (benchmarks/RESULTS.md,
-"Which credit costs what")."""
+"""Multiply-adds a tick up to which exact RTRL is chosen on a CPU: a tick takes 0.6 ms at most, 2 in
+torch (benchmarks/RESULTS.md, "Which credit costs what")."""
+
+RANK_BEFORE = 8
+"""OK's rank where a table left it out, until snapshots said the rank."""
 
 
 def kind_of(table: Mapping[str, Any]) -> str | None:
@@ -65,9 +69,8 @@ def choose(
     if is_exact:
         chosen["credit"] = EXACT
     else:
-        multiply_adds = network.exact_cost(layers, n_inputs)
-        every_lane = None if multiply_adds is None else multiply_adds * n_lanes
-        chosen["credit"] = pick("credit", plan.credit, *_credit(device, every_lane, in_parts))
+        rule = _part() if in_parts else _credit(device, layers, n_inputs, n_lanes)
+        chosen["credit"] = pick("credit", plan.credit, *rule)
     chosen["optimizer"] = pick(
         "optimizer",
         plan.optimizer,
@@ -92,7 +95,7 @@ def _cell(device: str, n_lanes: int, wants_a_rule: bool) -> tuple[Any, str]:
     units = 32 if device == "cpu" else 64
     return {"kind": "lstm", "units": units}, (
         f"LSTM with {units} units: gates keep long memories trainable; a size this {device} steps "
-        "in a millisecond or a few"
+        "in a few milliseconds at most"
     )
 
 
@@ -100,20 +103,26 @@ def _is_fptt(optimizer: Mapping[str, Any]) -> bool:
     return issubclass(network.class_of("[learner] optimizer", optimizer, UPDATES, Update), Fptt)
 
 
-def _credit(device: str, multiply_adds: int | None, in_parts: bool) -> tuple[dict[str, Any], str]:
-    if in_parts:
-        return dict(WINDOW), (
-            "TBPTT over 32 events, which is FPTT's own gradient: the window is its part, with an "
-            "update at every event; credit reaches no further back"
-        )
-    if device == "cpu" and multiply_adds is not None and multiply_adds <= EXACT_LIMIT:
+def _part() -> tuple[dict[str, Any], str]:
+    return dict(WINDOW), (
+        "TBPTT over 32 events, which is FPTT's own gradient: the window is its part, with an "
+        "update at every event; credit reaches no further back"
+    )
+
+
+def _credit(
+    device: str, layers: Sequence[network.Table], n_inputs: int, n_lanes: int
+) -> tuple[dict[str, Any], str]:
+    exact = network.push_cost(layers, n_inputs)
+    estimate = network.push_cost(layers, n_inputs, RANK)
+    if device == "cpu" and exact and estimate and exact * n_lanes <= EXACT_LIMIT:
         return {"kind": "rtrl"}, (
-            "exact RTRL: no noise and no horizon; at this size, with so few lanes, it takes a CPU "
-            "no longer than an estimate of it"
+            f"exact RTRL: no noise and no horizon; {exact / estimate:.0f} times the arithmetic of "
+            f"OK of rank {RANK}, at this size still a millisecond or two of a CPU at most"
         )
-    return {"kind": "ok", "rank": 3, "chunks": "gate"}, (
-        "OK of rank 3 per gate: unbiased credit over unlimited time at a constant cost per event, "
-        "no update lock"
+    return {"kind": "ok", "rank": RANK, "chunks": CHUNKS}, (
+        f"OK of rank {RANK} per {CHUNKS}: unbiased credit over unlimited time at a constant cost "
+        "per event, no update lock"
     )
 
 
@@ -150,6 +159,25 @@ def _ladder(
             'rule to fall back to; only "readout" and "frozen"'
         )
     return rungs
+
+
+def written_out(learner: Mapping[str, Any], rank: int = RANK) -> dict[str, Any]:
+    """What was chosen, with the rank and chunks that tables of OK leave to the defaults.
+
+    Defaults change; what a state was learned with does not, and so its fingerprint names them.
+    """
+
+    def full(table: Any) -> Any:
+        if isinstance(table, Mapping) and table.get("kind") == "ok":
+            return {"rank": rank, "chunks": CHUNKS, **table}
+        return table
+
+    said = dict(learner)
+    if "credit" in said:
+        said["credit"] = full(said["credit"])
+    if isinstance(said.get("fallback"), list):
+        said["fallback"] = [full(rung) for rung in said["fallback"]]
+    return said
 
 
 def spelled(table: Mapping[str, Any] | str) -> str:

@@ -15,7 +15,7 @@ import torch
 
 from stream_rnn import __version__, config, head
 from stream_rnn.assembly import network
-from stream_rnn.assembly.choices import EXACT, choose, spelled
+from stream_rnn.assembly.choices import EXACT, choose, spelled, written_out
 from stream_rnn.assembly.memory import require_room
 from stream_rnn.assembly.settings import LearnerTable
 from stream_rnn.config import ConfigError
@@ -123,7 +123,7 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
         learner=learner,
         ladder=ladder,
         governor=governor,
-        chosen=chosen | {"governor": plan.governor, "seed": seed, "dtype": plan.dtype},
+        chosen=written_out(chosen) | {"governor": plan.governor, "seed": seed, "dtype": plan.dtype},
         why=why,
         execution={
             "stream_rnn": __version__,

@@ -57,10 +57,15 @@ def needs_credit(table: Table) -> bool:
     return issubclass(layer_class("[learner] cell", table), Cell)
 
 
-def exact_cost(layers: Sequence[Table], n_inputs: int) -> int | None:
-    """Multiply-adds a tick and lane that exact RTRL would take; None where nobody can know.
+def push_cost(layers: Sequence[Table], n_inputs: int, columns: int | None = None) -> int | None:
+    """Multiply-adds a tick and lane of carrying an influence on; None where nobody can know.
 
-    Pushing an influence of S x Z x M through J_h (S x N) takes S*N*Z*M (docs/algorithms.md 4.1).
+    Pushing S x Z x R numbers through J_h (S x N) takes S*N*Z*R (docs/algorithms.md 4.1).
+
+    Args:
+        layers: of the network, the lowest first.
+        n_inputs: I of the lowest.
+        columns: R, kept for each row of W; by default M, all of them: exact RTRL.
     """
     total = 0
     for table in layers:
@@ -69,7 +74,7 @@ def exact_cost(layers: Sequence[Table], n_inputs: int) -> int | None:
             return None
         if issubclass(target, Cell):
             S, Z, M = target.blocks * units, target.gates * units, n_inputs + units + 1
-            total += S * units * Z * M
+            total += S * units * Z * (M if columns is None else columns)
         n_inputs = width_of(table, units)
     return total
 

@@ -248,7 +248,7 @@ class LearnerTable:
 
     Attributes:
         cell: `{ kind = "lstm", units = 64 }`, or a list of layers, the lowest first.
-        credit: `{ kind = "ok", rank = 8 }`; of every layer that does not learn exactly by itself.
+        credit: `{ kind = "ok", rank = 4 }`; of every layer that does not learn exactly by itself.
         fallback: what to fall back to, in this order: rules, then "readout" (it learns alone), then
             "frozen"; or false. Left out, there is a ladder if the credit rule was left out too, or
             with `kind = "auto"`.

@@ -91,7 +91,7 @@ class Row:
 def measure(case: Case, machine: Machine, seconds: float) -> Row:
     """The row of a case, in about so many seconds, or as long as a few ticks take."""
     learner = case.learner()
-    n = _ticks_a_call(learner, case)
+    n = ticks_a_call(learner, case)
     block = case.block(n)
     frame = block.frame(0)
     single = case.learner()  # its own: outcomes of one tick and of many lie apart
@@ -101,9 +101,9 @@ def measure(case: Case, machine: Machine, seconds: float) -> Row:
     runs = {
         "credit": _repeated(steps, credit_step(case.learner(), case)),
         "tick": _repeated(steps, lambda: single.step(frame)),
-        "many": (n, _blocks(learner, block, "all")),
-        "frozen": (n, _blocks(learner, block, "nothing")),
-        "forward": (n, _blocks(watcher, block, "nothing")),
+        "many": (n, blocks(learner, block)),
+        "frozen": (n, blocks(learner, block, "nothing")),
+        "forward": (n, blocks(watcher, block, "nothing")),
     }
     product = case.product()
     if product is not None:
@@ -185,7 +185,9 @@ def _repeated(n: int, once: Callable[[], object]) -> tuple[int, Callable[[], obj
     return n, lambda: [once() for _ in range(n)]
 
 
-def _blocks(learner: Learner, block: Block, teaches: Teaches) -> Callable[[], object]:
+def blocks(learner: Learner, block: Block, teaches: Teaches = "all") -> Callable[[], object]:
+    """Learns the block once."""
+
     def run() -> None:
         learner.teaches = teaches
         run_all(learner, block)
@@ -194,7 +196,8 @@ def _blocks(learner: Learner, block: Block, teaches: Teaches) -> Callable[[], ob
     return run
 
 
-def _ticks_a_call(learner: Learner, case: Case) -> int:
+def ticks_a_call(learner: Learner, case: Case) -> int:
+    """`MANY`, or as many as take about `CALL_US`."""
     few = case.block(4)
-    took = medians_us({"few": (4, _blocks(learner, few, "all"))}, 0.0, rounds=1)["few"]
+    took = medians_us({"few": (4, blocks(learner, few))}, 0.0, rounds=1)["few"]
     return max(1, min(MANY, int(CALL_US / took)))

@@ -29,6 +29,9 @@ from stream_rnn.linearization import Linearization
 from stream_rnn.native.observe import Shape
 
 Chunks = Literal["joint", "gate", "row"]
+RANK = 4
+CHUNKS: Chunks = "gate"
+"""The defaults: benchmarks/RESULTS.md, "Which rank and chunks are worth their cost?"."""
 
 
 class Ok(Noisy):
@@ -52,8 +55,8 @@ class Ok(Noisy):
         cell: Cell,
         n_lanes: int,
         generator: torch.Generator | None = None,
-        rank: int = 8,
-        chunks: Chunks = "gate",
+        rank: int = RANK,
+        chunks: Chunks = CHUNKS,
         *,
         signs: Signs | None = None,
     ) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import noise as command
-from benchmarks.noise_cost import work_of_ok
 from benchmarks.noise_measured import (
     Noise,
     PublishedOk,
@@ -27,10 +24,10 @@ from benchmarks.noise_measured import (
 from benchmarks.noise_plot import draw
 from benchmarks.noise_study import Panel, Point, front, least_work, within
 from benchmarks.noise_table import WHAT, Table, judge, verdicts
+from benchmarks.ticks import Tick
 from stream_rnn.cells import Cell
 from stream_rnn.credit import Credit, Kf, Ok, Uoro
 from stream_rnn.credit.ok import Chunks
-from stream_rnn.native import loading
 
 Build = Callable[[Cell, int, torch.Generator], Credit]
 ESTIMATORS: dict[str, Build] = {
@@ -114,20 +111,6 @@ def test_the_asymmetric_split_is_unbiased_and_noisier_over_all_signs() -> None:
     assert errors[1] > errors[0] * 1.001 > 0
 
 
-@pytest.mark.parametrize("rank", [1, 2, 5, 8])
-@pytest.mark.parametrize("chunks", ["joint", "gate", "row"])
-@pytest.mark.parametrize("kind", ["tanh", "lstm"])
-def test_the_closed_form_of_the_work_counts_every_matrix_product(
-    kind: str, chunks: Chunks, rank: int
-) -> None:
-    truth = exact(kind, 5, 0.9, 1)
-    rule = Ok(truth.cell, 1, torch.Generator().manual_seed(0), rank, chunks)
-    lin, live_1 = replicas(truth.ticks[0].lin, 1, torch.float32), torch.ones(1, dtype=torch.bool)
-    with loading.switched_off(), FlopCounterMode(display=False) as counter:
-        rule.observe(lin, truth.ticks[0].q_1S.float(), live_1)
-    assert counter.get_total_flops() // 2 == work_of_ok(truth.cell, rank, chunks).total
-
-
 def constant(value: float) -> Noise:
     both: Tensor = torch.full((2,), value, dtype=torch.float64)
     return Noise(both, both, 0)
@@ -167,46 +150,55 @@ def test_one_failed_claim_fails_the_command(capsys: pytest.CaptureFixture[str]) 
 
 
 def point(rank: int, error: float, us: float) -> Point:
-    return Point(rank, "joint", constant(error), int(us), 1, us, 1.0)
+    return Point(rank, "joint", constant(error), Tick(us, True))
 
 
 def test_the_front_leaves_out_what_is_dearer_and_noisier() -> None:
     points = [point(3, 0.1, 30), point(1, 2.0, 10), point(2, 0.1, 20), point(4, 0.5, 15)]
-    assert [p.rank for p in front(points, lambda p: p.tick_us)] == [1, 4, 2]
+    assert [p.rank for p in front(points)] == [1, 4, 2]
 
 
 def test_a_budget_buys_the_least_noise_it_can_pay() -> None:
     points = [point(1, 2.0, 10), point(2, 0.5, 20), point(3, 0.1, 30)]
-    best = within(points, lambda p: p.tick_us, 25)
+    best = within(points, 25)
     assert best is not None
     assert best.rank == 2
-    assert within(points, lambda p: p.tick_us, 5) is None
+    assert within(points, 5) is None
 
 
 def test_progress_weighs_noise_against_cost() -> None:
     points = [point(1, 3.0, 10), point(2, 0.5, 20), point(3, 0.1, 40)]
-    assert least_work(points, lambda p: p.tick_us).rank == 2  # 40, 30, 44
-    dearer = [points[0], dataclasses.replace(points[1], tick_us=30), points[2]]
-    assert least_work(dearer, lambda p: p.tick_us).rank == 1  # 40, 45, 44
+    assert least_work(points).rank == 2  # 40, 30, 44
+    dearer = [points[0], point(2, 0.5, 30), points[2]]
+    assert least_work(dearer).rank == 1  # 40, 45, 44
 
 
 def a_panel(kind: str) -> Panel:
-    points = [point(1, 3.0, 900), point(2, 0.5, 1900), point(3, 0.1, 7000)]
-    return Panel(kind, 16, points, 250.0, 50, constant(4.0), 300.0)
+    points = [point(1, 3.0, 40), point(2, 0.5, 90), point(3, 0.1, 300)]
+    beside = {"exact": Tick(400.0, True), "KF": Tick(30.0, True), "TBPTT(32)": Tick(50.0, True)}
+    return Panel(kind, 16, points, constant(4.0), beside)
 
 
-def test_the_table_of_the_study_names_the_best_of_each_budget() -> None:
+def test_the_table_of_the_study_names_the_best_of_each_share_of_exactness() -> None:
     lines = list(command.lines_of_study([a_panel("tanh")]))
-    chosen = "1 joint: 3 | 2 joint: 0.5 | 2 joint: 0.5 | 3 joint: 0.1 | 2 joint: 0.5"
-    assert lines[2] == f"| tanh 16 | {chosen} | 250 us |"
+    chosen = " | 1 joint: 3 | 2 joint: 0.5 | 2 joint: 0.5 | 2 joint: 0.5"
+    assert lines[2] == f"| tanh 16 | 400 us | {chosen} |"
 
 
-def test_the_table_of_settings_has_kf_and_the_exact_rule_beside_them() -> None:
+def test_the_table_of_settings_has_the_other_rules_beside_them() -> None:
     lines = list(command.lines_of_points([a_panel("tanh")]))
-    assert lines[-2:] == [
-        "| tanh 16 | KF | 4 ± 0 | 4 ± 0 | 300 |  |  |",
-        "| tanh 16 | exact | 0 | 0 | 250 |  | 0.00 |",
+    assert lines[-4:] == [
+        "| tanh 16 | 3 joint | 0.1 ± 0 | 0.1 ± 0 | 300 | 0.75 |",
+        "| tanh 16 | KF | 4 ± 0 | 4 ± 0 | 30 | 0.07 |",
+        "| tanh 16 | exact | 0 | 0 | 400 | 1.00 |",
+        "| tanh 16 | TBPTT(32) |  |  | 50 | 0.12 |",
     ]
+
+
+def test_the_table_of_ranks_shows_the_default_chunks() -> None:
+    lines = list(command.lines_of_ranks([a_panel("tanh")]))
+    beside = "4 (30) | (50) | 0 (400)"
+    assert lines[2] == f"| tanh 16 | 3 (40) | 0.5 (90) | 0.1 (300) | {beside} |"
 
 
 def test_the_plot_is_a_small_picture(tmp_path: Path) -> None:
