@@ -59,7 +59,17 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-@click.command()
+def _takes() -> str:
+    """A line for each experiment; the first character keeps click from filling them."""
+    lines = [
+        f"{name:<16} small {told.takes['small']:<8} full {told.takes['full']}"
+        for name, told in EXPERIMENTS.items()
+    ]
+    head = "What all rules and seeds of a size take on two cores (--jobs 2):"
+    return "\n".join(["\b", head, *lines])
+
+
+@click.command(epilog=_takes())
 @click.argument("name", type=click.Choice(sorted(EXPERIMENTS)))
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", show_default=True)
 @click.option("--rules", help="Comma-separated, for example ok,ok-8-joint,kf,uoro,tbptt-lock-10.")
