@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BETWEEN_S = 0.2  # two drawings of a bar
 BETWEEN_SENT_S = 1.0
-LEAST_BAR = 36  # columns for a bar of all runs and its label, before any text is cut
+BESIDE = 36  # columns of the bar of all runs, with label and percentage; its text has the others
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Bars(Display):
     def __init__(self, goals: Mapping[str, int], n_jobs: int, terminal: TextIO) -> None:
         self._goals, self._n_jobs = goals, n_jobs
         self._standings: dict[str, Standing] = {}
-        self._bar = _bar("all runs", sum(goals.values()), terminal)
+        self._bar = _bar("all runs", sum(goals.values()), terminal, width=18)
         self._bar.render_progress()
 
     @override
@@ -175,7 +175,7 @@ class Bars(Display):
         running = [s for s in self._standings.values() if not s.is_ended]
         told = [f"{len(self._standings) - len(running)} of {len(self._goals)} ended"]
         told += [_left(self.left_s()), *(f"{s.run} {s.measured}".rstrip() for s in running)]
-        room = max(shutil.get_terminal_size().columns - LEAST_BAR, 0)
+        room = max(shutil.get_terminal_size().columns - BESIDE, 0)
         self._bar.update(ticks - self._bar.pos, ", ".join(filter(None, told))[:room])
 
     @override
@@ -198,7 +198,7 @@ class Bars(Display):
         return max(*left, sum(left) / self._n_jobs)
 
 
-def _bar(label: str, length: int, terminal: TextIO) -> ProgressBar[str]:
+def _bar(label: str, length: int, terminal: TextIO, width: int = 0) -> ProgressBar[str]:
     return click.progressbar(
         length=length,
         label=label,
@@ -207,7 +207,7 @@ def _bar(label: str, length: int, terminal: TextIO) -> ProgressBar[str]:
         bar_template="%(label)s [%(bar)s] %(info)s",
         file=terminal,
         update_min_steps=0,
-        width=0,  # what the terminal has left
+        width=width,  # 0: what the terminal has left
     )
 
 
