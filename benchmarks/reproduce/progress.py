@@ -30,7 +30,7 @@ class Standing:
 
     Attributes:
         run: its rule and seed.
-        ticks: made so far.
+        ticks: made so far; more than the goal, if the run was once made longer.
         goal: ticks to be made.
         seconds: spent so far, over all its processes.
         measured: the newest point's metric; empty before the first one.
@@ -50,7 +50,8 @@ class Standing:
     @property
     def left_s(self) -> float | None:
         """Seconds to the end at the speed so far; None before the first tick."""
-        return self.seconds / self.ticks * (self.goal - self.ticks) if self.ticks else None
+        missing = max(self.goal - self.ticks, 0)
+        return self.seconds / self.ticks * missing if self.ticks else None
 
 
 def run_name(rule: str, seed: int) -> str:
@@ -171,7 +172,7 @@ class Bars(Display):
     @override
     def show(self, standing: Standing) -> None:
         self._standings[standing.run] = standing
-        ticks = sum(s.ticks for s in self._standings.values())
+        ticks = sum(min(s.ticks, s.goal) for s in self._standings.values())
         running = [s for s in self._standings.values() if not s.is_ended]
         told = [f"{len(self._standings) - len(running)} of {len(self._goals)} ended"]
         told += [_left(self.left_s()), *(f"{s.run} {s.measured}".rstrip() for s in running)]

@@ -147,6 +147,14 @@ def test_one_bar_stands_for_all_runs_made_side_by_side(terminal: Terminal) -> No
     )
 
 
+def test_a_run_longer_than_asked_for_has_ended_and_counts_once(terminal: Terminal) -> None:
+    bars = Bars({"kf seed 0": 200, "uoro seed 0": 200}, 2, terminal)
+    bars.show(at(300))
+    assert bars.left_s() == 100  # of the other one alone
+    (line,) = terminal.lines()
+    assert "  50%  1 of 2 ended" in line
+
+
 def test_the_time_left_is_that_of_the_longest_run_at_least(terminal: Terminal) -> None:
     bars = Bars({"kf seed 0": 200, "uoro seed 0": 20}, 4, terminal)
     bars.show(at(20))
