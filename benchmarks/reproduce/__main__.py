@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 
@@ -18,8 +20,18 @@ from benchmarks.reproduce.add_task import AddTask
 from benchmarks.reproduce.copy_task import CopyTask
 from benchmarks.reproduce.experiment import Experiment, Refused, Setting
 from benchmarks.reproduce.jobs import run_all
+from benchmarks.reproduce.progress import (
+    Bar,
+    Bars,
+    Display,
+    Lines,
+    Sent,
+    received,
+    run_name,
+    standing_of,
+)
 from benchmarks.reproduce.ptb import Ptb
-from benchmarks.reproduce.runner import Record, folder_of, prepare, read_record, run
+from benchmarks.reproduce.runner import folder_of, prepare, read_record, run
 from benchmarks.reproduce.table import write
 
 EXPERIMENTS: dict[str, type[Experiment]] = {
@@ -47,7 +59,17 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-@click.command()
+def _takes() -> str:
+    """A line for each experiment; the first character keeps click from filling them."""
+    lines = [
+        f"{name:<16} small {told.takes['small']:<8} full {told.takes['full']}"
+        for name, told in EXPERIMENTS.items()
+    ]
+    head = "What all rules and seeds of a size take on two cores (--jobs 2):"
+    return "\n".join(["\b", head, *lines])
+
+
+@click.command(epilog=_takes())
 @click.argument("name", type=click.Choice(sorted(EXPERIMENTS)))
 @click.option("--size", type=click.Choice(["small", "full"]), default="small", show_default=True)
 @click.option("--rules", help="Comma-separated, for example ok,ok-8-joint,kf,uoro,tbptt-lock-10.")
@@ -83,16 +105,20 @@ def main(
         experiment = EXPERIMENTS[name](data)
         full = [experiment.rule(rule, setting).name for rule in chosen]
         pairs = [(rule, seed) for seed in which for rule in dict.fromkeys(full)]
-        if worker or jobs == 1:
-            is_complete = _here(experiment, setting, pairs, out, device, save_every_s)
-        else:
-            common = [name, "--size", size, "--out", str(out), "--device", device, "--worker"]
-            common += ["--updates", str(updates)] if updates else []
-            common += ["--falling", str(falling)] if falling else []
-            common += ["--data", str(data.absolute())] if data else []
-            common += ["--save-every-s", str(save_every_s)]
-            commands = [[*common, "--rules", rule, "--seeds", str(seed)] for rule, seed in pairs]
-            is_complete = not any(run_all(commands, jobs))
+        every = {rule: experiment.rule(rule, setting).every for rule in full}
+        goals = {run_name(rule, seed): setting.updates * every[rule] for rule, seed in pairs}
+        with closing(_display(goals, jobs, worker)) as display:
+            if worker or jobs == 1:
+                is_complete = _here(experiment, setting, pairs, out, device, save_every_s, display)
+            else:
+                common = [name, "--size", size, "--out", str(out), "--device", device, "--worker"]
+                common += ["--updates", str(updates)] if updates else []
+                common += ["--falling", str(falling)] if falling else []
+                common += ["--data", str(data.absolute())] if data else []
+                common += ["--save-every-s", str(save_every_s)]
+                each = [[*common, "--rules", rule, "--seeds", str(seed)] for rule, seed in pairs]
+                codes = run_all(each, jobs, lambda line: display.show(received(line)))
+                is_complete = not any(codes)
         if not worker:
             _report(experiment, setting, size, pairs, out)
     except Refused as error:
@@ -103,6 +129,15 @@ def main(
         sys.exit(STOPPED)
 
 
+def _display(goals: Mapping[str, int], n_jobs: int, is_worker: bool) -> Display:
+    """What fits whoever looks: the process above, a file, or a terminal."""
+    if is_worker:
+        return Sent()
+    if not sys.stderr.isatty():
+        return Lines()
+    return Bar(sys.stderr) if n_jobs == 1 else Bars(goals, n_jobs, sys.stderr)
+
+
 def _here(
     experiment: Experiment,
     setting: Setting,
@@ -110,6 +145,7 @@ def _here(
     out: Path,
     device: str,
     save_every_s: float,
+    display: Display,
 ) -> bool:
     """Make the runs in this process; whether all came to their end."""
     stopping: list[int] = []
@@ -129,7 +165,7 @@ def _here(
                 out,
                 device=device,
                 save_every_s=save_every_s,
-                tell=lambda record, goal: _tell(experiment, record, goal),
+                tell=lambda record, goal: display.show(standing_of(experiment, record, goal)),
                 stop=lambda: bool(stopping),
             )
             if stopping:
@@ -138,22 +174,6 @@ def _here(
         for number, handler in before.items():
             signal.signal(number, handler)
     return True
-
-
-def _tell(experiment: Experiment, record: Record, goal: int) -> None:
-    """A line about each tenth of a run."""
-    tenth = goal // 10 or 1
-    before = record.points[-2]["ticks"] if len(record.points) > 1 else 0
-    if record.ticks // tenth == before // tenth:
-        return
-    ms = 1e3 * record.seconds / record.ticks
-    left_min = ms * (goal - record.ticks) / 60e3
-    value = f"{record.points[-1][experiment.metric]:.{experiment.digits}f}"
-    click.echo(
-        f"{record.rule} seed {record.seed}: {record.ticks:,} of {goal:,} ticks, "
-        f"{experiment.metric} {value}, {ms:.2f} ms a tick, {left_min:.1f} min left",
-        err=True,
-    )
 
 
 def _report(

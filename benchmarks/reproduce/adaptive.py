@@ -264,7 +264,7 @@ SMALL = Layered(
     record_every=500,
     marks=(10_000, 20_000, 30_000),
     rules=RULES,
-    seeds=(0, 1, 2),
+    seeds=(0, 1),
     layers=1,
     adapt_every=5000,
 )
@@ -304,6 +304,7 @@ class Adaptive(Experiment):
     metric, label, digits = "ppl", "test perplexity (no letter known: 2)", 3
     also_drawn: ClassVar[Mapping[str, str]] = {"window": "window K"}
     sizes: ClassVar[Mapping[str, Setting]] = {"small": SMALL, "full": FULL}
+    takes: ClassVar[Mapping[str, str]] = {"small": "13 min", "full": "31 h"}
     published = _published((1.646, 1.036, 1.039, 1.040, 1.043, 1.022, 1.027, 1.030))
     memory: ClassVar[tuple[int, int]] = (10, 10)
 

@@ -264,6 +264,7 @@ class AddTask(Experiment):
             seeds=(0, 1),
         ),
     }
+    takes = {"small": "13 min", "full": "13 h"}  # noqa: RUF012
     published = {  # noqa: RUF012
         "full": (
             Published("FPTT, logs of sFPTT (first < 0.05 after 1,580)", {10_000: (0.0015,)}),

@@ -169,10 +169,11 @@ class CopyTask(Experiment):
             updates=250_000,
             record_every=1000,
             marks=(50_000, 100_000, 250_000),
-            rules=("ok",),
+            rules=("ok", "kf", "uoro", "tbptt-lock"),
             seeds=(0, 1, 2, 3, 4),
         ),
     }
+    takes = {"small": "17 min", "full": "17 h"}  # noqa: RUF012
     published = {  # noqa: RUF012
         "full": (
             Published(

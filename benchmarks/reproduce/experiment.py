@@ -146,6 +146,7 @@ class Experiment(ABC):
         label: what the metric is, in words.
         digits: of the metric in the table.
         sizes: "small" and "full".
+        takes: by size, what its rules and seeds take on two cores with --jobs 2.
         published: by size.
         also_drawn: other entries of a `Point` that get a picture each, and what they are in words.
     """
@@ -155,6 +156,7 @@ class Experiment(ABC):
     label: ClassVar[str]
     digits: ClassVar[int]
     sizes: ClassVar[Mapping[str, Setting]]
+    takes: ClassVar[Mapping[str, str]]
     published: ClassVar[Mapping[str, tuple[Published, ...]]]
     also_drawn: ClassVar[Mapping[str, str]] = {}
 

@@ -6,23 +6,33 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run_all(commands: Sequence[Sequence[str]], n_jobs: int, poll_s: float = 0.2) -> list[int]:
+def run_all(
+    commands: Sequence[Sequence[str]],
+    n_jobs: int,
+    hear: Callable[[str], None],
+    poll_s: float = 0.2,
+) -> list[int]:
     """Run `python -m benchmarks.reproduce ARGUMENTS` for each; the exit codes, in order.
 
-    An interrupt, a SIGTERM or an exception ends the processes that still run; each saves itself
-    first.
+    `hear` gets every line that one of them writes to stdout. An interrupt, a SIGTERM or an
+    exception ends the processes that still run; each saves itself first.
     """
     one_thread = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
     environment = os.environ | one_thread
     codes: dict[int, int] = {}
-    running: dict[int, subprocess.Popen[bytes]] = {}
+    running: dict[int, subprocess.Popen[str]] = {}
+    readers: list[Thread] = []
+    heard: SimpleQueue[str] = SimpleQueue()
     waiting = list(enumerate(commands))
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -30,17 +40,33 @@ def run_all(commands: Sequence[Sequence[str]], n_jobs: int, poll_s: float = 0.2)
             while waiting and len(running) < n_jobs:
                 index, arguments = waiting.pop(0)
                 command = [sys.executable, "-m", "benchmarks.reproduce", *arguments]
-                running[index] = subprocess.Popen(command, cwd=ROOT, env=environment)
+                running[index] = process = subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+                )
+                readers.append(Thread(target=_read, args=(process.stdout, heard.put), daemon=True))
+                readers[-1].start()
+            with suppress(Empty):
+                hear(heard.get(timeout=poll_s))
             for index, process in list(running.items()):
                 code = process.poll()
                 if code is not None:
                     codes[index] = code
                     del running[index]
-            time.sleep(poll_s)
     finally:
         for process in running.values():
             process.terminate()
         for process in running.values():
             process.wait()
+        for reader in readers:
+            reader.join()
         signal.signal(signal.SIGTERM, before)
+    while not heard.empty():
+        hear(heard.get())
     return [codes[index] for index in range(len(commands))]
+
+
+def _read(pipe: TextIO, put: Callable[[str], None]) -> None:
+    """A thread of its own to each process: none can be held up by a full pipe, or by another."""
+    with pipe:
+        for line in pipe:
+            put(line)

@@ -189,10 +189,11 @@ class Ptb(Experiment):
             updates=1_000_000,
             record_every=10_000,
             marks=(100_000, 250_000, 500_000, 1_000_000),
-            rules=("ok",),
+            rules=("ok", "kf", "uoro", "tbptt-lock"),
             seeds=(0, 1, 2, 3, 4),
         ),
     }
+    takes = {"small": "8 min", "full": "19 days"}  # noqa: RUF012
     published = {  # noqa: RUF012
         "full": (
             Published(

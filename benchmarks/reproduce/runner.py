@@ -87,7 +87,7 @@ def run(
 ) -> Record:
     """Make the run, or what is missing of it; ends early, saved, once `stop()` says so.
 
-    `tell(record, goal in ticks)` is called with every new point of the curve.
+    `tell(record, goal in ticks)` is called before the first tick and after each.
     """
     rule = experiment.rule(rule_name, setting)
     folder = folder_of(out, rule.name, seed)
@@ -100,6 +100,7 @@ def run(
     begun = saved = clock()
     cpu_begun = time.process_time()
     before_s, cpu_before_s = record.seconds, record.cpu_seconds
+    tell(record, goal)
     while record.ticks < goal and not stop():
         if record.falls_from is not None and record.ticks >= record.falls_from:
             trial.set_lr(setting.lr * (goal - record.ticks) / falling)
@@ -111,7 +112,7 @@ def run(
         if record.ticks % setting.record_every == 0 or record.ticks in marks:
             place = {"ticks": record.ticks, "updates": record.ticks // rule.every}
             record.points.append(place | trial.point())
-            tell(record, goal)
+        tell(record, goal)
         if now - saved >= save_every_s:
             _save(folder, trial, record)
             saved = now

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproduce.experiment import Experiment, Setting
+from benchmarks.reproduce.progress import spelled
 from benchmarks.reproduce.runner import Record
 
 if TYPE_CHECKING:
@@ -19,43 +20,58 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKDOWN = "md"  # ending of the file for people
 EQUAL = (("ticks", "equal events"), ("updates", "equal updates"))
+FULL = "full"
+NOT_COMPARABLE = "published, of the full size: not comparable"
 
 
 def rows(
     experiment: Experiment, setting: Setting, size: str, records: Sequence[Record]
 ) -> list[dict[str, Any]]:
-    """One row per rule, mark and way of comparing; the published ones last."""
-    found: list[dict[str, Any]] = []
+    """One row per rule, mark and way of comparing; the published ones last at each.
+
+    Where nothing was published of this size, the full one's figures stand there, and say so.
+    """
     rules = list(dict.fromkeys(record.rule for record in records))
-    for mark in setting.marks:
-        for key, name in EQUAL:
+    compared, others = "published", experiment.published.get(size, ())
+    if not others and size != FULL:
+        compared, others = NOT_COMPARABLE, experiment.published.get(FULL, ())
+    found: list[dict[str, Any]] = []
+    for mark in sorted({*setting.marks, *(at for other in others for at in other.values)}):
+        if mark in setting.marks:
             for rule in rules:
                 runs = sorted((r for r in records if r.rule == rule), key=lambda r: r.seed)
-                if key == "updates" and runs[0].every == 1:
-                    continue  # the same figures as at equal events
-                came = [(r.seed, r.at(key, mark, experiment.metric)) for r in runs]
-                seeds = {seed: value for seed, value in came if value is not None}
-                if not seeds:
-                    continue
-                both = "equal events and updates" if runs[0].every == 1 else name
+                found += _rows_of(rule, runs, mark, experiment.metric, setting.lanes)
+        for other in others:
+            if values := other.values.get(mark):
                 found.append(
-                    {
-                        "rule": rule,
-                        "at": mark,
-                        "compared": both,
-                        "events": mark * setting.lanes * (runs[0].every if key == "updates" else 1),
-                        "seeds": seeds,
-                        "missing": len(runs) - len(seeds),
-                        **_summary(list(seeds.values())),
-                    }
-                )
-        for published in experiment.published.get(size, ()):
-            if mark in published.values:
-                values = published.values[mark]
-                found.append(
-                    {"rule": published.who, "at": mark, "compared": "published"}
+                    {"rule": other.who, "at": mark, "compared": compared}
                     | {"values": values, **_summary(values)}
                 )
+    return found
+
+
+def _rows_of(
+    rule: str, runs: Sequence[Record], mark: int, metric: str, lanes: int
+) -> list[dict[str, Any]]:
+    """What a rule has reached after so many ticks, and after so many updates."""
+    found: list[dict[str, Any]] = []
+    every = runs[0].every
+    # without a lock both are the same figures
+    ways = EQUAL if every > 1 else (("ticks", "equal events and updates"),)
+    for key, compared in ways:
+        came = [(r.seed, r.at(key, mark, metric)) for r in runs]
+        if seeds := {seed: value for seed, value in came if value is not None}:
+            found.append(
+                {
+                    "rule": rule,
+                    "at": mark,
+                    "compared": compared,
+                    "events": mark * lanes * (every if key == "updates" else 1),
+                    "seeds": seeds,
+                    "missing": len(runs) - len(seeds),
+                    **_summary(list(seeds.values())),
+                }
+            )
     return found
 
 
@@ -82,7 +98,7 @@ def markdown(experiment: Experiment, setting: Setting, size: str, records: Seque
         )
     for note in experiment.notes(records):
         lines += ["", note]
-    lines += ["", "Processor time: " + "; ".join(_times(records)) + "."]
+    lines += ["", *_times(records)]
     return "\n".join(lines) + "\n"
 
 
@@ -160,11 +176,22 @@ def _summary(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _times(records: Sequence[Record]) -> list[str]:
-    told = []
-    for rule in dict.fromkeys(record.rule for record in records):
-        runs = [r for r in records if r.rule == rule and r.ticks]
-        seconds, ticks = sum(r.cpu_seconds for r in runs), sum(r.ticks for r in runs)
-        if ticks:
-            each = seconds / len(runs)
-            told.append(f"{rule} {1e3 * seconds / ticks:.2f} ms a tick, {each:,.0f} s a seed")
-    return told
+    """A table of what each rule took, and all together."""
+    lines = [
+        "| Time taken | Runs | Processor, ms a tick | Processor, a run | Wall, a run "
+        "| Processor, in all | Wall, in all |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    made = [record for record in records if record.ticks]
+    for rule in dict.fromkeys(record.rule for record in made):
+        runs = [record for record in made if record.rule == rule]
+        n, ticks = len(runs), sum(record.ticks for record in runs)
+        cpu, wall = sum(r.cpu_seconds for r in runs), sum(r.seconds for r in runs)
+        lines.append(
+            f"| {rule} | {n} | {1e3 * cpu / ticks:.2f} | {spelled(cpu / n)} | {spelled(wall / n)} "
+            f"| {spelled(cpu)} | {spelled(wall)} |"
+        )
+    cpu, wall = sum(r.cpu_seconds for r in made), sum(r.seconds for r in made)
+    lines.append(f"| all | {len(made)} | | | | {spelled(cpu)} | {spelled(wall)} |")
+    note = "Wall time of all is that of one run after another; several at a time take less."
+    return [*lines, "", note]

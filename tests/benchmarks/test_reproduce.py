@@ -17,8 +17,9 @@ from benchmarks.reproduce.__main__ import EXPERIMENTS, main, seeds_of
 from benchmarks.reproduce.copy_task import CopyTask
 from benchmarks.reproduce.experiment import Point, Published, Refused
 from benchmarks.reproduce.ptb import Ptb
+from benchmarks.reproduce.rules import rule_of
 from benchmarks.reproduce.runner import Record, read_record, run
-from benchmarks.reproduce.table import markdown, rows
+from benchmarks.reproduce.table import NOT_COMPARABLE, markdown, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = replace(
@@ -152,7 +153,58 @@ def test_the_table_names_every_seed_and_those_missing() -> None:
     assert "| 40 | kf | equal events and updates | 4.0, 5.0 | 4.5 | 0.71 |" in lines
     assert "| 40 | tbptt-lock-2 | equal updates | 6.0 (1 not there yet) | 6.0 |  |" in lines
     assert "| 40 | theirs | published | 9.0, 11.0 | 10.0 | 1.41 |" in lines
-    assert "kf 1.00 ms a tick" in lines[-1]
+
+
+def test_below_the_table_stands_what_every_rule_took_and_all_together() -> None:
+    records = [replace(record, seconds=300 * record.ticks) for record in RECORDS]
+    text = markdown(Known(None), TINY, "small", [*records, Record("ok-4", 0, {}, "cpu", 1)])
+    lines = text.splitlines()
+    assert "| kf | 2 | 1.00 | 0 s | 3.3 h | 0 s | 6.7 h |" in lines
+    assert "| tbptt-lock-2 | 2 | 1.00 | 0 s | 5.0 h | 0 s | 10 h |" in lines
+    assert "| all | 4 | | | | 0 s | 17 h |" in lines
+    assert "ok-4" not in text  # it has not begun
+
+
+class KnownFull(CopyTask):
+    published = {"full": (Published("theirs", {20: (3.0,), 90: (9.0, 11.0)}),)}  # noqa: RUF012
+
+
+def test_a_small_table_shows_what_was_published_of_the_full_size_as_not_comparable() -> None:
+    found = rows(KnownFull(None), TINY, "small", RECORDS)
+    theirs = [(row["at"], row["compared"], row["mean"]) for row in found if row["rule"] == "theirs"]
+    told = "published, of the full size: not comparable"
+    assert theirs == [(20, told, 3.0), (90, told, 10.0)]
+    assert found[-1]["at"] == 90
+    line = "| 90 | theirs | published, of the full size: not comparable | 9.0, 11.0 | 10.0 | 1.41 |"
+    assert line in markdown(KnownFull(None), TINY, "small", RECORDS).splitlines()
+
+
+def test_a_shorter_run_of_the_full_size_still_shows_the_published_end() -> None:
+    found = rows(KnownFull(None), TINY, "full", RECORDS)
+    theirs = [(row["at"], row["compared"]) for row in found if row["rule"] == "theirs"]
+    assert theirs == [(20, "published"), (90, "published")]
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_experiment_has_published_figures_to_stand_beside_it(name: str) -> None:
+    assert EXPERIMENTS[name].published["full"]
+
+
+@pytest.mark.parametrize("experiment", [CopyTask, Ptb])
+def test_the_full_sizes_set_ok_beside_its_rivals(experiment: type[CopyTask | Ptb]) -> None:
+    setting = experiment.sizes["full"]
+    names = [rule_of(rule, setting).name for rule in setting.rules]
+    assert names == [f"ok-{setting.rank}", "kf", "uoro", "tbptt-lock-25"]
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_the_help_says_how_long_every_size_takes(name: str) -> None:
+    lines = CliRunner().invoke(main, ["--help"]).output.splitlines()
+    takes = EXPERIMENTS[name].takes
+    told = [*takes.items()]
+    assert [size for size, _ in told] == ["small", "full"]
+    (line,) = (line for line in lines if line.split()[:2] == [name, "small"])
+    assert all(f"{size} {time}" in line for size, time in told)
 
 
 @pytest.mark.parametrize("experiment", [CopyTask, Ptb])
@@ -171,7 +223,8 @@ def test_the_command_writes_table_and_picture(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "| 30 | tbptt-lock-2 | equal updates |" in next(out.glob("*.md")).read_text()
-    assert {row["rule"] for row in json.loads((out / "table.json").read_text())} == {
+    found = json.loads((out / "table.json").read_text())
+    assert {row["rule"] for row in found if row["compared"] != NOT_COMPARABLE} == {
         "kf",
         "tbptt-lock-2",
     }
