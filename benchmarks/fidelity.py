@@ -14,42 +14,37 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.choices import INPUTS, dense
+from stream_rnn.bench.cases import Case, Rule
 from stream_rnn.bench.clock import medians_us
+from stream_rnn.bench.rows import run_all
+from stream_rnn.credit import Ok, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.engine.frames import numerics
-from stream_rnn.frame import Block
 from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
 
-CASES = (("tanh", "ok-3"), ("lstm", "ok-3"), ("lstm", "w-32"))
-UNITS = 32
+RULES: dict[str, Rule] = {
+    "ok(3)": lambda cell, n, generator: Ok(cell, n, generator, rank=3),
+    "tbptt(32)": lambda cell, n, generator: Tbptt(cell, n, window=32),
+}
+CASES = (Case("tanh", "ok(3)", 32), Case("lstm", "ok(3)", 32), Case("lstm", "tbptt(32)", 32))
 OFTEN = 4096  # ticks from one comparison to the next, and of a block
 SECONDS = 60.0
 
 
-def learner(kind: str, rule: str, probe: Fidelity | None) -> Learner:
-    """The learner of a case; with a probe it is watched."""
-    built = dense(kind, rule, UNITS, 1)
-    assert isinstance(built.recurrence, Dense)
-    built.recurrence.fidelity = probe
-    return built
+def watched(case: Case, probe: Fidelity | None) -> Learner:
+    """The learner of a case, watched by the probe if there is one."""
+    learner = case.learner(RULES[case.rule])
+    assert isinstance(learner.recurrence, Dense)
+    learner.recurrence.fidelity = probe
+    return learner
 
 
-def period(learner: Learner) -> Callable[[], None]:
+def period(case: Case, probe: Fidelity | None) -> Callable[[], int]:
     """Takes a block, as many ticks a call as can be."""
-    generator = torch.Generator().manual_seed(2)
-    x_TBI = torch.randn(OFTEN, 1, INPUTS, generator=generator)
-    everybody = torch.ones(OFTEN, 1, dtype=torch.bool)
-    block = Block(x_TBI, x_TBI[..., :1].tanh(), everybody, everybody)
-
-    def take() -> None:
-        start = 0
-        while start < OFTEN:
-            start += len(learner.run(block, start))
-
-    return take
+    learner, block = watched(case, probe), case.block(OFTEN)
+    return lambda: run_all(learner, block)
 
 
 def main() -> None:
@@ -60,14 +55,15 @@ def main() -> None:
     write(f"{loading.describe()}; window {window}, by default every {every:,} ticks\n\n")
     write(f"| cell | rule | without | every {OFTEN:,} ticks | ratio | a comparison | ")
     write("by default | ratio |\n|---|---|---|---|---|---|---|---|\n")
-    for kind, rule in CASES:
+    for case in CASES:
         probes = {"without": None, "often": Fidelity(window, OFTEN)}
-        runs = {name: (OFTEN, period(learner(kind, rule, each))) for name, each in probes.items()}
+        runs = {name: (OFTEN, period(case, probe)) for name, probe in probes.items()}
         with numerics():
             us = medians_us(runs, SECONDS / len(CASES))
         one = (us["often"] - us["without"]) * OFTEN
         default = us["without"] + one / every
-        write(f"| {kind} {UNITS} | {rule} | {us['without']:.2f} us | {us['often']:.2f} us | ")
+        write(f"| {case.cell} {case.n_units} | {case.rule} | {us['without']:.2f} us ")
+        write(f"| {us['often']:.2f} us | ")
         write(f"{us['often'] / us['without']:.2f} | {one / 1000:.0f} ms | {default:.2f} us | ")
         write(f"{default / us['without']:.3f} |\n")
 
