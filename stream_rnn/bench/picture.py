@@ -61,7 +61,6 @@ def figure_of(here: Machine, measured: Sequence[Row]) -> Figure:
             lanes, color = [row.case.n_lanes for row in mine], f"C{i}"
             rate = [1e6 / row.event for row in mine]
             panel.plot(lanes, rate, "o-", color=color, label=mine[0].case.cell)
-            panel.plot(lanes, [rate[0] * B / lanes[0] for B in lanes], ":", color=color, alpha=0.4)
         panel.set(title=rule, xlabel="lanes")
         _axes(panel, {row.case.n_lanes for row in several})
     if several:
@@ -69,7 +68,7 @@ def figure_of(here: Machine, measured: Sequence[Row]) -> Figure:
     figure.suptitle(
         "ticks: many a call (solid), one a call (dashed), floor (dotted); "
         "gray: one small torch operation"
-        + ("\nbelow, throughput: as many a call (solid), each lane as fast as the first (dotted)")
+        + "\nbelow: events of all lanes together, many ticks a call"
         * bool(several),
         fontsize="medium",
     )
