@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,18 +62,15 @@ def figure_of(here: Machine, measured: Sequence[Row]) -> Figure:
             lanes, color = [row.case.n_lanes for row in mine], f"C{i}"
             rate = [1e6 / row.event for row in mine]
             panel.plot(lanes, rate, "o-", color=color, label=mine[0].case.cell)
-            panel.plot(lanes, [rate[0] * B / lanes[0] for B in lanes], ":", color=color, alpha=0.4)
         panel.set(title=rule, xlabel="lanes")
         _axes(panel, {row.case.n_lanes for row in several})
     if several:
         grid[1][0].set_ylabel(f"events a second, {several[0].case.n_units} units")
-    figure.suptitle(
-        "ticks: many a call (solid), one a call (dashed), floor (dotted); "
-        "gray: one small torch operation"
-        + ("\nbelow, throughput: as many a call (solid), each lane as fast as the first (dotted)")
-        * bool(several),
-        fontsize="medium",
-    )
+    told = "ticks: many a call (solid), one a call (dashed), floor (dotted); "
+    told += "gray: one small torch operation"
+    if several:
+        told += "; below: events of all lanes together, many ticks a call"
+    figure.suptitle(textwrap.fill(told, 50 * n_columns), fontsize="medium")
     return figure
 
 
