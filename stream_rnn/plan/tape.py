@@ -16,28 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Call = Callable[[], object]
 
-# the same kernels by a shorter way than an operator's overload
-_SHORT: dict[str, Callable[..., object]] = {
-    "aten::add.Tensor": torch.add,
-    "aten::addcmul": torch.addcmul,
-    "aten::bitwise_and.Tensor": torch.bitwise_and,
-    "aten::bitwise_not": torch.bitwise_not,
-    "aten::bitwise_or.Tensor": torch.bitwise_or,
-    "aten::bmm": torch.bmm,
-    "aten::div.Tensor": torch.div,
-    "aten::gt.Scalar": torch.gt,
-    "aten::index_select": torch.index_select,
-    "aten::le.Scalar": torch.le,
-    "aten::lerp.Scalar": torch.lerp,
-    "aten::lt.Scalar": torch.lt,
-    "aten::mm": torch.mm,
-    "aten::mul.Tensor": torch.mul,
-    "aten::reciprocal": torch.reciprocal,
-    "aten::sqrt": torch.sqrt,
-    "aten::sub.Tensor": torch.sub,
-    "aten::tanh": torch.tanh,
-    "aten::where.self": torch.where,
-}
+# torch's own names lead to the same kernels by a shorter way than an operator does
+_IN_PLACE = frozenset(
+    f"aten::{name}_" for name in ("add", "sub", "mul", "div", "addcmul", "zero", "copy", "fill")
+)
+_INTO_GIVEN = {"aten::where": torch.where, "aten::mul": torch.mul}
 
 
 class Tape:
@@ -86,7 +69,7 @@ class Tape:
         elif op._schema.is_mutable:
             for tensor in _written(op, args, kwargs):  # what held a constant does so no longer
                 self._constants.pop(_memory(tensor), None)
-            self._calls.append(partial(op._op, *args, **kwargs))
+            self._calls.append(_in_place(op, args, kwargs))
         else:
             self._note(op, args, kwargs, made)
 
@@ -126,11 +109,23 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
+def _in_place(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
+    """The same once more, of an operation that writes into what it is given."""
+    name = op._schema.name
+    if name in _IN_PLACE:
+        return partial(getattr(args[0], name.removeprefix("aten::")), *args[1:], **kwargs)
+    return partial(_INTO_GIVEN.get(name, op._op), *args, **kwargs)
+
+
 def _again(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: list[Tensor]) -> Call:
     """The same once more, its results where they were."""
-    short = _SHORT.get(_name(op))
-    if short is not None:
-        return partial(short, *args, **kwargs, out=made[0])
+    if op._schema.name == "aten::_to_copy" and kwargs.keys() <= {"dtype", "device"}:
+        return partial(made[0].copy_, args[0])
+    short = getattr(torch, op._schema.name.removeprefix("aten::"), None)
+    if short is not None and len(made) == 1:
+        call = partial(short, *args, **kwargs, out=made[0])
+        if _gives_the_same(call, made[0]):
+            return call
     found = _into(op)
     if found is not None:
         into, names = found
@@ -138,16 +133,24 @@ def _again(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: list[T
     return partial(_copied, op, args, kwargs, made)
 
 
+def _gives_the_same(call: Call, made: Tensor) -> bool:
+    """Whether the call, made once more, gives what is there."""
+    before = made.clone()
+    try:
+        call()
+    except (TypeError, RuntimeError):  # it has no `out`, or other arguments
+        made.copy_(before)
+        return False
+    same = torch.equal(made.nan_to_num(0.5), before.nan_to_num(0.5))
+    made.copy_(before)
+    return same
+
+
 def _copied(
     op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: Sequence[Tensor]
 ) -> None:
     for old, new in zip(made, _tensors(op(*args, **kwargs)), strict=True):
         old.copy_(new)
-
-
-def _name(op: Any) -> str:
-    schema = op._schema
-    return f"{schema.name}.{schema.overload_name}" if schema.overload_name else str(schema.name)
 
 
 @cache
