@@ -129,12 +129,19 @@ def _assembled(plan: LearnerTable, kind: str | None, task: Task, n_lanes: int, s
             "stream_rnn": __version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "device": str(device),
+            "device": _named(device),
             "threads": str(plan.threads),
             "path": learner.execution()[0],
         },
         device=device,
     )
+
+
+def _named(device: torch.device) -> str:
+    """The device; of a GPU its model too, for results are the same to the bit on the same one."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} {torch.cuda.get_device_name(device)}"
 
 
 def _ladder(
