@@ -20,7 +20,7 @@ from torch import Tensor
 from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
-from stream_rnn.plan import Parts, Plan, Recorded, execution, is_watched, plan_for
+from stream_rnn.plan import Parts, Plan, Recorded, execution, is_watched, plan_for, recorded_for
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import part, take
 from stream_rnn.update.base import Update
@@ -80,11 +80,12 @@ class Learner:
             "owed_B": torch.zeros(B, dtype=torch.bool, device=V_PF.device),
         }
 
-        self._plan: Plan | Recorded | None = None
+        self._plan: Plan | None = None
+        self._recorded: Recorded | None = None
 
     def __getstate__(self) -> dict[str, object]:
-        # for copies; a plan knows where this learner's tensors are
-        return self.__dict__ | {"_plan": None}
+        # for copies; these know where this learner's tensors are
+        return self.__dict__ | {"_plan": None, "_recorded": None}
 
     @property
     def lane_state(self) -> dict[str, Tensor]:
@@ -97,8 +98,9 @@ class Learner:
 
     @property
     def takes_runs(self) -> bool:
-        """Whether `run` may take more than one tick at once now, if losses have no weights."""
-        return self._plan_now(None) is not None
+        """Whether ticks are had cheaper by the dozen now, if losses have no weights."""
+        plan = self._plan_now(None)
+        return plan is not None and plan.takes_runs
 
     def run(self, block: Block, start: int = 0, end: int | None = None) -> Outcomes:
         """The ticks of the block from `start` on, as many as can be taken at once: at least one.
@@ -159,8 +161,12 @@ class Learner:
     def _plan_now(self, weights: Tensor | None) -> Plan | Recorded | None:
         if weights is not None or self.teaches == "readout" or is_watched(self.recurrence):
             return None  # the plan stays for the ticks after this one
-        self._plan = plan_for(self._parts(), self._step_of, self._plan)
-        return self._plan
+        parts = self._parts()
+        self._plan = plan_for(parts, self._plan)
+        if self._plan is not None:
+            return self._plan
+        self._recorded = recorded_for(parts, self._step_of, self._recorded)
+        return self._recorded
 
     def _step_of(self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor) -> Outcome:
         return self._step(Frame(x_BI, y_BQ, live_B, scored_B))

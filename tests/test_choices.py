@@ -146,7 +146,7 @@ def test_an_fptt_of_somebodys_own_brings_the_window_too() -> None:
 @pytest.mark.parametrize(
     ("given", "credit"),
     [
-        ({"credit": {"kind": "ok", "rank": 2}}, {"kind": "ok", "rank": 2}),
+        ({"credit": {"kind": "kf"}}, {"kind": "kf"}),
         ({"cell": {"kind": "lru", "units": 4}}, {"kind": "exact"}),
     ],
     ids=["a rule that is given", "units that learn exactly"],

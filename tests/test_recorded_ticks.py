@@ -19,7 +19,7 @@ from stream_rnn.head import Head, Quantile, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
-from stream_rnn.plan import Recorded, recorded
+from stream_rnn.plan import recorded
 from stream_rnn.plan.recorded import ROWS, drawn_for
 from stream_rnn.plan.tape import Tape
 from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
@@ -39,8 +39,8 @@ def soon_and_without_the_library(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def is_playing(learner: Learner) -> bool:
-    plan = learner._plan
-    return isinstance(plan, Recorded) and any(film is not None for film in plan._films.values())
+    recorded = learner._recorded
+    return recorded is not None and any(film is not None for film in recorded._films.values())
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -270,7 +270,7 @@ def test_ticks_that_differ_are_not_recorded(
 ) -> None:
     learner = learner_of("gru", rule, n_lanes=B)
     go_the_same_way(learner, frames_of(15, n_lanes=B))
-    assert learner._plan is None
+    assert learner._recorded is None
 
 
 def test_an_outcome_stays_as_it_was(learner_of: LearnerOf, frames_of: FramesOf) -> None:

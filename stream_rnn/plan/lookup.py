@@ -14,22 +14,23 @@ from stream_rnn.plan.recurrent import DenseRecurrent, Recurrent, UnitsRecurrent
 from stream_rnn.recurrence import Dense, Recurrence, Stack
 
 
-def plan_for(parts: Parts, step: Step, known: Plan | Recorded | None) -> Plan | Recorded | None:
-    """The plan for these parts as they are now: `known` if it still fits; None: there is none.
-
-    The library's where it is made for them, else a recording of `step`, the tick in torch.
-    """
+def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
+    """The plan for these parts as they are now: `known` if it still fits; None: there is none."""
     kernels = loading.find()
-    if isinstance(known, Plan):
-        if kernels is not None and known.fits(kernels, parts):
-            return known
-    elif known is not None and known.fits(parts):
+    if kernels is None:
+        return None
+    if known is not None and known.fits(kernels, parts):
         return known
-    if kernels is not None and plannable(parts):
-        return Plan(kernels, parts, _recurrent(parts.recurrence))
+    return Plan(kernels, parts, _recurrent(parts.recurrence)) if plannable(parts) else None
+
+
+def recorded_for(parts: Parts, step: Step, known: Recorded | None) -> Recorded | None:
+    """The recording of `step`, the tick in torch of parts without a plan; as `plan_for`."""
+    if known is not None and known.fits(parts):
+        return known
     if not recordable(parts) or not _is_all_torch(parts):
         return None
-    return Recorded(parts, step, known if isinstance(known, Recorded) else None)
+    return Recorded(parts, step, known)
 
 
 def _is_all_torch(parts: Parts) -> bool:

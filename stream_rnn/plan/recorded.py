@@ -70,11 +70,16 @@ class Recorded:
         parts: the learner's, `recordable`.
         step: their tick.
         outdated: what this takes the place of.
+
+    Attributes:
+        takes_runs: whether several ticks in one `run` cost less than each by itself; not on a
+            processor, where the loop had better know after each how far it has come.
     """
 
     def __init__(self, parts: Parts, step: Step, outdated: Recorded | None = None) -> None:
         self._parts = parts
         self._step = step
+        self.takes_runs = parts.head.V_PF.device.type != "cpu"
         self._is_as_it_was = _memory_of(parts)
         first = BEFORE[parts.head.V_PF.device.type]
         self._wait: int = first if outdated is None else min(2 * outdated._wait, LONGEST)

@@ -113,13 +113,15 @@ def test_an_unknown_rule_is_refused_with_what_is_known(name: str) -> None:
 
 def test_the_curve_shows_the_window_in_force() -> None:
     trial = StreamTrial(replace(TINY, lanes=16), "adaptive-0.1", (5, 10), 0, "cpu")
-    for _ in range(119):  # no lane has a history of 101 when the first adaptation comes
+    windows = []
+    for _ in range(120):
         trial.tick()
-    assert trial.point()["window"] == 15
-    trial.tick()
-    report = trial.learner.report()
+        report = trial.learner.report()
+        windows.append(trial.point()["window"])
+        assert windows[-1] == report["window"]
+    assert windows[0] == 15
+    assert len(set(windows)) > 1  # there were adaptations
     assert math.isfinite(report["beta"])
-    assert trial.point()["window"] == report["window"] != 15
 
 
 def test_the_perplexity_before_learning_is_the_number_of_symbols() -> None:

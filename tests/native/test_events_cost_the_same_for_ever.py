@@ -100,7 +100,7 @@ def test_nothing_grows(case: Case, path: str) -> None:
     for _ in range(ROUNDS[path] * ROUND - counted):
         run_all(learner, block)
     late_bytes, late = resident_bytes(), cost(learner, block, counted)
-    assert early.calls == (counted if path == "native" else counted * TICKS)
+    assert early.calls == counted  # in torch a recorded tick is played
     assert late == early
     assert late_bytes - early_bytes < MOST_BYTES
 
