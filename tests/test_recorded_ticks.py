@@ -220,6 +220,25 @@ def test_what_is_set_between_two_ticks_is_heeded(
     assert is_playing(learner)
 
 
+def test_a_recording_keeps_the_tensors_that_it_is_known_by(
+    learner_of: LearnerOf, frames_of: FramesOf
+) -> None:
+    learner = learner_of("gru", "kf", n_lanes=B)
+    for frame in frames_of(8, n_lanes=B):
+        learner.step(frame)
+    recorded_ticks = learner._recorded
+    assert recorded_ticks is not None
+    assert recorded_ticks.fits(learner._parts())
+    kept = {id(tensor) for tensor in recorded_ticks._tensors}
+    learner.load_state_dict(copy.deepcopy(learner.state_dict()))
+    assert not recorded_ticks.fits(learner._parts())
+    # none that came instead is where one of them is
+    now = {id(t) for t in learner.recurrence.lane_state.values()}
+    replaced = now - kept
+    assert replaced
+    assert {id(tensor) for tensor in recorded_ticks._tensors} == kept
+
+
 def test_a_ladder_that_moves_is_recorded_anew(frames_of: FramesOf) -> None:
     learner = PARTS["ladder"]()
     alone = copy.deepcopy(learner)

@@ -9,6 +9,7 @@ Axes: T ticks, B lanes, I inputs, P outputs, Q targets.
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -80,7 +81,8 @@ class Recorded:
         self._parts = parts
         self._step = step
         self.takes_runs = parts.head.V_PF.device.type != "cpu"
-        self._is_as_it_was = _memory_of(parts)
+        # held, so that no other tensor comes to be where one of them was
+        self._tensors, self._settings = _state_of(parts)
         first = BEFORE[parts.head.V_PF.device.type]
         self._wait: int = first if outdated is None else min(2 * outdated._wait, LONGEST)
         self._left = self._wait
@@ -88,7 +90,12 @@ class Recorded:
 
     def fits(self, parts: Parts) -> bool:
         """Whether everything is where it was, and as it was, when the recording was made."""
-        return parts == self._parts and _memory_of(parts) == self._is_as_it_was
+        if parts != self._parts:
+            return False
+        tensors, settings = _state_of(parts)
+        if len(tensors) != len(self._tensors) or settings != self._settings:
+            return False
+        return all(map(operator.is_, tensors, self._tensors))
 
     def step(
         self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor, frozen: bool
@@ -286,11 +293,11 @@ def _objects(parts: Parts) -> Iterator[Recurrence | Head | Update | Any]:
             yield update.inner
 
 
-def _memory_of(parts: Parts) -> tuple[object, ...]:
-    """Where all tensors of the state are, and what else a tick depends on."""
+def _state_of(parts: Parts) -> tuple[list[Tensor], list[object]]:
+    """All tensors of the state, and what else a tick depends on."""
     recurrence, head = parts.recurrence, parts.head
     tensors = [*recurrence.parameters(), *recurrence.lane_state.values(), head.V_PF]
-    settings: list[object] = [id(head.loss_function)]
+    settings: list[object] = [head.loss_function]
     if isinstance(head, LeastSquaresHead):
         tensors += [head.C_FF, head.size_P]
         settings += [head.forgetting, head.prior, head.reach]
@@ -302,7 +309,7 @@ def _memory_of(parts: Parts) -> tuple[object, ...]:
             settings.append(settings_of(each))
     rules = [each for each in _objects(parts) if isinstance(each, Fallback)]
     settings += [(rule.level, rule.owes_from_before) for rule in rules]
-    return (*map(id, tensors), *settings)
+    return tensors, settings
 
 
 def _unseen_ticks(recurrence: Recurrence) -> int:
