@@ -270,6 +270,20 @@ def test_the_probe_of_the_gradient_sees_what_it_asks_for(frames_of: FramesOf) ->
     assert is_playing(recorded)
 
 
+def test_the_probe_of_a_layer_counts_its_ticks(frames_of: FramesOf) -> None:
+    learner, alone = (learner_with(stack()) for _ in range(2))
+    for each in (learner, alone):
+        assert isinstance(each.recurrence, Stack)
+        below = each.recurrence.layers[0]
+        assert isinstance(below, Dense)
+        below.fidelity = Fidelity(window=3, every=10)
+    for frame in frames_of(40, n_lanes=B, dtype=torch.float32):
+        assert_same(learner.step(frame), alone._step(frame))
+    assert_same(learner, alone)
+    assert "fidelity" in learner.report()
+    assert learner._recorded is None
+
+
 def test_reports_are_of_the_last_tick(learner_of: LearnerOf, frames_of: FramesOf) -> None:
     learner, alone = (learner_of("lstm", "ok", n_lanes=B) for _ in range(2))
     for t, frame in enumerate(frames_of(20, n_lanes=B)):

@@ -122,7 +122,10 @@ def recordable(parts: Parts) -> bool:
     if device not in ("cpu", "cuda") or (device == "cpu" and _size_of(recurrence) > SMALL):
         return False
     if type(recurrence) is Stack:
-        return not recurrence.owes and all(map(_is_same_each_tick, recurrence.layers))
+        layers = recurrence.layers
+        if recurrence.owes or any(isinstance(each, Dense) and each.fidelity for each in layers):
+            return False  # a layer's probe counts its ticks
+        return all(map(_is_same_each_tick, layers))
     return _is_same_each_tick(recurrence)
 
 
