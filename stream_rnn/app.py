@@ -220,7 +220,8 @@ def written_out(model: dict[str, Any]) -> dict[str, Any]:
     learner = model.get("learner")
     if not isinstance(learner, Mapping):
         return model
-    return {**model, "learner": choices.written_out(learner, choices.RANK_BEFORE)}
+    before = choices.RANK_BEFORE, choices.ALPHA_BEFORE
+    return {**model, "learner": choices.written_out(learner, *before)}
 
 
 def require(source: Source, level: str | None, place: str = "[limits] require") -> None:

@@ -164,6 +164,7 @@ class Learner:
         parts = self._parts()
         self._plan = plan_for(parts, self._plan)
         if self._plan is not None:
+            self._recorded = None
             return self._plan
         self._recorded = recorded_for(parts, self._step_of, self._recorded)
         return self._recorded

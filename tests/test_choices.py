@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from stream_rnn import app
+from stream_rnn.assembly.choices import written_out
 from stream_rnn.assembly.settings import LearnerTable
-from stream_rnn.cells import Gru
+from stream_rnn.cells import Gru, Tanh
 from stream_rnn.config import ConfigError
 from stream_rnn.credit import Fallback, Ok, Rtrl, Tbptt
 from stream_rnn.credit.ok import CHUNKS, RANK
@@ -243,3 +244,19 @@ def test_what_makes_no_sense_is_refused_with_its_place(
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         job_of(learner)
+
+
+def test_a_model_names_what_tables_leave_to_defaults_that_changed() -> None:
+    """Else a state would go on with another rank, or another pull, than it was learned with."""
+    tables: dict[str, Any] = {
+        "credit": {"kind": "ok", "rank": 2},
+        "optimizer": {"kind": "fptt", "inner": {"kind": "adam"}},
+        "fallback": [{"kind": "ok"}, "readout"],
+    }
+    now, before = written_out(tables), app.written_out({"learner": tables})["learner"]
+    assert now["credit"] == {"kind": "ok", "rank": 2, "chunks": "gate"}
+    assert now["optimizer"]["alpha"] == Fptt().alpha == 0.0005
+    assert before["optimizer"]["alpha"] == 0.1
+    assert now["fallback"][0]["rank"] == Ok(Tanh(1, 2), 1, torch.Generator()).rank == 4
+    assert before["fallback"][0]["rank"] == 8
+    assert app.written_out({"learner": now})["learner"] == now

@@ -14,6 +14,7 @@ from stream_rnn.assembly.settings import LearnerTable
 from stream_rnn.config import ConfigError
 from stream_rnn.credit.ok import CHUNKS, RANK
 from stream_rnn.update import UPDATES, Fptt, Update
+from stream_rnn.update.fptt import ALPHA
 
 EXACT = {"kind": "exact"}
 """Stands for the credit of layers that need no rule: element-wise ones learn exactly."""
@@ -25,8 +26,8 @@ EXACT_LIMIT = 20_000_000
 """Multiply-adds a tick up to which exact RTRL is chosen on a CPU: a tick takes 0.6 ms at most, 2 in
 torch (benchmarks/RESULTS.md, "Which credit costs what")."""
 
-RANK_BEFORE = 8
-"""OK's rank where a table left it out, until snapshots said the rank."""
+RANK_BEFORE, ALPHA_BEFORE = 8, 0.1
+"""OK's rank and FPTT's alpha where a table left them out, until snapshots named them."""
 
 
 def kind_of(table: Mapping[str, Any]) -> str | None:
@@ -161,20 +162,26 @@ def _ladder(
     return rungs
 
 
-def written_out(learner: Mapping[str, Any], rank: int = RANK) -> dict[str, Any]:
-    """What was chosen, with the rank and chunks that tables of OK leave to the defaults.
+def written_out(
+    learner: Mapping[str, Any], rank: int = RANK, alpha: float = ALPHA
+) -> dict[str, Any]:
+    """What was chosen, with what tables of OK and FPTT leave to defaults that have changed.
 
-    Defaults change; what a state was learned with does not, and so its fingerprint names them.
+    What a state was learned with does not change with them, and so its fingerprint names it.
     """
+    defaults: dict[Any, dict[str, Any]] = {
+        "ok": {"rank": rank, "chunks": CHUNKS},
+        "fptt": {"alpha": alpha},
+    }
 
     def full(table: Any) -> Any:
-        if isinstance(table, Mapping) and table.get("kind") == "ok":
-            return {"rank": rank, "chunks": CHUNKS, **table}
-        return table
+        kind = table.get("kind") if isinstance(table, Mapping) else None
+        return {**defaults[kind], **table} if kind in defaults else table
 
-    said = dict(learner)
-    if "credit" in said:
-        said["credit"] = full(said["credit"])
+    said = {
+        name: full(table) if name in ("credit", "optimizer", "head_optimizer") else table
+        for name, table in learner.items()
+    }
     if isinstance(said.get("fallback"), list):
         said["fallback"] = [full(rung) for rung in said["fallback"]]
     return said

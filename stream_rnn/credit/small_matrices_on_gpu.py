@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,12 +39,13 @@ def reduced(gram: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     mix, variance = gram.new_empty(2 * Q, n, n - 1), gram.new_empty(Q)
     launch = _compiled(gram.device.index)
     assert launch is not None, "ask `launches` first"
-    launch(
-        grid=(Q, 1, 1),
-        block=(32, 1, 1),
-        args=[gram.contiguous(), signs.contiguous(), mix, variance, n],
-        shared_mem=room_bytes(n),
-    )
+    with torch.cuda.device(gram.device):  # whose stream it goes to
+        launch(
+            grid=(Q, 1, 1),
+            block=(32, 1, 1),
+            args=[gram.contiguous(), signs.contiguous(), mix, variance, n],
+            shared_mem=room_bytes(n),
+        )
     return mix, variance
 
 
@@ -62,9 +64,22 @@ def _compiled(device: int) -> Callable[..., None] | None:
         _log.warning("this torch compiles no kernel: the reduction of OK takes many launches")
         return None
     try:
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), _without_headers():
             kernel: Callable[..., None] = compile_kernel(SOURCE.read_text("utf-8"), "reduce")
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, ImportError) as error:
         _log.warning("the reduction of OK takes many launches, its kernel fails: %s", error)
         return None
     return kernel
+
+
+@contextmanager
+def _without_headers() -> Iterator[None]:
+    """The source includes nothing; torch would raise where CUDA's headers are not installed."""
+    from torch.utils import cpp_extension
+
+    home = cpp_extension.CUDA_HOME
+    cpp_extension.CUDA_HOME = home or "."
+    try:
+        yield
+    finally:
+        cpp_extension.CUDA_HOME = home

@@ -36,7 +36,9 @@ class Graph:
         Raises:
             RuntimeError: it waits for the device, or does something else that no graph can hold.
         """
-        with torch.cuda.device(self._device), torch.cuda.graph(self._graph):
+        # other threads may wait for the device meanwhile: the writer of snapshots does
+        capture = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
+        with torch.cuda.device(self._device), capture:
             tick()
         self._graph.replay()
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from stream_rnn.credit import Credit, Fallback, Kf, Ok
 from stream_rnn.native import loading
 from stream_rnn.plan.fused import Plan
-from stream_rnn.plan.parts import Parts, active_rule, plannable, recordable, units_in
+from stream_rnn.plan.parts import Parts, active_rule, dense_layers, plannable, recordable, units_in
 from stream_rnn.plan.recorded import Recorded, Step
 from stream_rnn.plan.recurrent import DenseRecurrent, Recurrent, UnitsRecurrent
-from stream_rnn.recurrence import Dense, Recurrence, Stack
+from stream_rnn.recurrence import Dense, Recurrence
 
 
 def plan_for(parts: Parts, known: Plan | None) -> Plan | None:
@@ -35,11 +35,9 @@ def recorded_for(parts: Parts, step: Step, known: Recorded | None) -> Recorded |
 
 def _is_all_torch(parts: Parts) -> bool:
     """Whether no recurrence lets the library observe, which a recording would not see."""
-    recurrence = parts.recurrence
     if loading.find() is None:
         return True
-    layers = recurrence.layers if isinstance(recurrence, Stack) else (recurrence,)
-    dense = [layer for layer in layers if isinstance(layer, Dense)]
+    dense = dense_layers(parts.recurrence)
     rules = [active_rule(layer.credit) for layer in dense]
     weights = [layer.parameters()[0] for layer in dense]
     return not any(map(_is_observed, rules, weights))
@@ -74,8 +72,8 @@ def execution(parts: Parts) -> tuple[str, str]:
 
 def is_watched(recurrence: Recurrence) -> bool:
     """Whether the tick's linearization is wanted for the live fidelity; no plan gives any."""
-    probe = recurrence.fidelity if type(recurrence) is Dense else None
-    return probe is not None and probe.records_next
+    probes = (layer.fidelity for layer in dense_layers(recurrence))
+    return any(probe is not None and probe.records_next for probe in probes)
 
 
 def _is_observed(rule: Credit | None, parameter: Tensor) -> bool:

@@ -110,6 +110,12 @@ def active_rule(credit: Credit) -> Rule | None:
     return credit if type(credit) in (Kf, Ok, Rtrl, Tbptt) else None  # type: ignore[return-value]
 
 
+def dense_layers(recurrence: Recurrence) -> list[Dense]:
+    """Those of its layers, or it itself, that are taught by a rule."""
+    layers = recurrence.layers if isinstance(recurrence, Stack) else (recurrence,)
+    return [layer for layer in layers if isinstance(layer, Dense)]
+
+
 def recordable(parts: Parts) -> bool:
     """Whether every tick of these parts is the same operations on the same tensors."""
     head = parts.head
@@ -122,10 +128,7 @@ def recordable(parts: Parts) -> bool:
     if device not in ("cpu", "cuda") or (device == "cpu" and _size_of(recurrence) > SMALL):
         return False
     if type(recurrence) is Stack:
-        layers = recurrence.layers
-        if recurrence.owes or any(isinstance(each, Dense) and each.fidelity for each in layers):
-            return False  # a layer's probe counts its ticks
-        return all(map(_is_same_each_tick, layers))
+        return not recurrence.owes and all(map(_is_same_each_tick, recurrence.layers))
     return _is_same_each_tick(recurrence)
 
 

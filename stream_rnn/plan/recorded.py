@@ -23,7 +23,7 @@ from stream_rnn.head import Head
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.plan.graph import Graph
 from stream_rnn.plan.outcomes import Ticked
-from stream_rnn.plan.parts import Parts, Rows, settings_of
+from stream_rnn.plan.parts import Parts, Rows, dense_layers, settings_of
 from stream_rnn.plan.tape import Tape
 from stream_rnn.recurrence import Dense, Recurrence, Stack
 from stream_rnn.update import Fptt, Update
@@ -129,11 +129,17 @@ class Recorded:
         return taken
 
     def _takes(self, rows: Rows) -> bool:
+        """Whether they are what was recorded; of others torch says what is wrong with them."""
         x, y, live, scored = rows
-        V_PF = self._parts.head.V_PF
+        recurrence, head = self._parts.recurrence, self._parts.head
+        V_PF, B = head.V_PF, recurrence.n_lanes
         return (
             x.dtype is y.dtype is V_PF.dtype
             and live.dtype is scored.dtype is torch.bool
+            and x.shape[1:] == (B, recurrence.n_inputs)
+            and y.shape[1:] == (B, head.loss_function.n_targets)
+            and live.shape == scored.shape == x.shape[:2]
+            and len(y) == len(x)
             and all(each.device == V_PF.device for each in rows)
         )
 
@@ -157,7 +163,8 @@ class Film:
         self._recurrence = recurrence
         self._watched = list(_objects(parts))
         self._noisy = [each for each in self._watched if isinstance(each, Noisy)]
-        self._generators = [rule.generator for rule in self._noisy]
+        # layers may share one
+        self._generators = list(dict.fromkeys(rule.generator for rule in self._noisy))
         flags = like.new_zeros(ROWS, B, dtype=torch.bool)
         self._in = (
             like.new_zeros(ROWS, B, recurrence.n_inputs),
@@ -181,6 +188,7 @@ class Film:
         self._on_host = like.device.type == "cpu"
         self._recorder: Recorder = Tape() if self._on_host else Graph(like.device, self._generators)
 
+    @torch.no_grad()
     def take(self, rows: Sequence[Tensor]) -> Taken | None:
         """Record the first tick of these rows, which happens; None: it did not, nor will it."""
         self._load([each[:1] for each in rows])
@@ -215,8 +223,13 @@ class Film:
         self.is_usable = self._recorder.is_whole and not counts
         return self._told(1)
 
+    @torch.no_grad()
     def show(self, rows: Sequence[Tensor]) -> Taken:
-        """Play the ticks of these rows, up to one that must be heard of at once."""
+        """Play the ticks of these rows, up to one that must be heard of at once.
+
+        What the rules and updates report is then of the last tick played; on a GPU that may be one
+        behind it, in which nothing was live.
+        """
         n = len(rows[0])
         self._load(rows)
         states = [] if self._on_host else [each.get_state() for each in self._generators]
@@ -259,8 +272,9 @@ class Film:
         self._at += 1
 
     def _told(self, n: int) -> Taken:
-        if isinstance(self._recurrence, Dense) and self._recurrence.fidelity is not None:
-            self._recurrence.fidelity.pass_over(n)
+        for layer in dense_layers(self._recurrence):
+            if layer.fidelity is not None:
+                layer.fidelity.pass_over(n)
         return Ticked(*(each[:n].clone() for each in self._out)), 0, n, self._waits
 
     def _place(self, owner: dict[str, Any]) -> int:
@@ -313,21 +327,22 @@ def _state_of(parts: Parts) -> tuple[list[Tensor], list[object]]:
 
 
 def _unseen_ticks(recurrence: Recurrence) -> int:
-    fidelity = recurrence.fidelity if isinstance(recurrence, Dense) else None
-    return ROWS if fidelity is None else max(fidelity.unseen_ticks, 1)
+    probes = [layer.fidelity for layer in dense_layers(recurrence) if layer.fidelity is not None]
+    return max(min((probe.unseen_ticks for probe in probes), default=ROWS), 1)
 
 
 @contextmanager
 def _unwatched(recurrence: Recurrence) -> Iterator[None]:
-    """Without the probe that counts ticks: it is told of them."""
-    if not isinstance(recurrence, Dense):
-        yield
-        return
-    fidelity, recurrence.fidelity = recurrence.fidelity, None
+    """Without the probes that count ticks: they are told of them."""
+    layers = dense_layers(recurrence)
+    probes = [layer.fidelity for layer in layers]
+    for layer in layers:
+        layer.fidelity = None
     try:
         yield
     finally:
-        recurrence.fidelity = fidelity
+        for layer, probe in zip(layers, probes, strict=True):
+            layer.fidelity = probe
 
 
 def _is_of_tensors(value: object) -> bool:

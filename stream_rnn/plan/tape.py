@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Call = Callable[[], object]
 
+MOST_BYTES = 1 << 25
+"""Of results that a tape keeps: beyond it a tick is left to torch, whose memory is used again."""
+
 # torch's own names lead to the same kernels by a shorter way than an operator does
 _IN_PLACE = frozenset(
     f"aten::{name}_" for name in ("add", "sub", "mul", "div", "addcmul", "zero", "copy", "fill")
@@ -28,7 +31,8 @@ class Tape:
 
     Attributes:
         is_whole: whether all that the tick did was noted. A number that Python read, or one drawn
-            at random behind its back, will not be another one when the tape is played.
+            at random behind its back, will not be another one when the tape is played; and no tape
+            is longer than `MOST_BYTES`.
     """
 
     def __init__(self) -> None:
@@ -36,6 +40,7 @@ class Tape:
         self._calls: list[Call] = []
         self._constants: dict[int, int] = {}  # memory -> the call that fills it
         self._is_deaf = False
+        self._bytes = 0
 
     def record(self, tick: Callable[[], None]) -> None:
         """Let `tick` happen, and note it."""
@@ -52,11 +57,11 @@ class Tape:
 
     def drawn(self, draw: Callable[[], Tensor]) -> Tensor:
         """What `draw` gives, of which each playing gets its own."""
-        self._is_deaf = True
+        was_deaf, self._is_deaf = self._is_deaf, True
         try:
             kept = draw().clone()
         finally:
-            self._is_deaf = False
+            self._is_deaf = was_deaf
         self._calls.append(lambda: kept.copy_(draw()))
         return kept
 
@@ -79,6 +84,12 @@ class Tape:
         given = {_memory(tensor) for tensor in _tensors([*args, *kwargs.values()])}
         if all(_memory(tensor) in given for tensor in made):
             return  # other views of the same memory
+        self._bytes += sum(tensor.untyped_storage().nbytes() for tensor in made)
+        if self._bytes > MOST_BYTES:
+            self.is_whole, self._is_deaf = False, True
+            self._calls.clear()
+            self._constants.clear()
+            return
         is_constant = op._schema.name in _FILLS or given <= self._constants.keys()
         if is_constant and len(made) == 1:
             self._constants[_memory(made[0])] = len(self._calls)

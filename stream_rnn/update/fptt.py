@@ -13,6 +13,7 @@ from stream_rnn.update.adam import Adam
 from stream_rnn.update.base import Update, commit
 
 INNER = "inner."
+ALPHA = 0.0005
 
 
 class Fptt(Update):
@@ -39,7 +40,7 @@ class Fptt(Update):
     """
 
     def __init__(
-        self, inner: Update | None = None, alpha: float = 0.0005, beta: float = 0.5
+        self, inner: Update | None = None, alpha: float = ALPHA, beta: float = 0.5
     ) -> None:
         inner = Adam() if inner is None else inner
         super().__init__(inner.lr, clip=None)
