@@ -21,6 +21,7 @@ from stream_rnn.checkpoint.faults import JOURNAL_STAGES
 
 pytestmark = pytest.mark.slow
 Make = Callable[..., Place]
+Until = Callable[[Callable[[], object], str], None]
 
 N_EVENTS = 150
 SELDOM = '[state]\ndir = "state"\nevery_events = 64\n'
@@ -121,11 +122,19 @@ def test_without_one_what_was_read_and_is_in_no_snapshot_is_lost_and_nothing_els
     assert tensors(place) == tensors(calm)
 
 
-def test_the_id_of_a_lost_event_is_never_given_to_another_one(make: Make, pipe: Pipe) -> None:
+def test_the_id_of_a_lost_event_is_never_given_to_another_one(
+    make: Make, pipe: Pipe, until: Until
+) -> None:
     place = make("killed", "stdin", state=SELDOM)
-    for fault, lines in (("in_tick:100", LINES[:110]), ("in_tick:18", LINES[110:130])):
+    for fault, first, rest in (
+        ("in_tick:100", LINES[:70], LINES[70:110]),
+        ("in_tick:18", [], LINES[110:130]),
+    ):
         daemon = place.daemon(fault, pipe.path)
-        pipe.put(lines)
+        pipe.put(first)
+        # the writer has all the time it needs: what comes after it is what is lost
+        until(lambda: not first or place.applied() == 64, "a snapshot")  # noqa: B023
+        pipe.put(rest)
         assert daemon.wait() == -signal.SIGKILL, place.log()
     assert place.applied() == 64
     told = len(place.lines())
