@@ -33,6 +33,7 @@ from stream_rnn.frame import Block
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.native import loading
+from stream_rnn.plan import recorded
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam
 
@@ -192,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    recorded.BEFORE["cpu"] = 2
     room = 1 << 32
     wait: Callable[[], None] = lambda: None  # noqa: E731
     name = "a processor, one thread"

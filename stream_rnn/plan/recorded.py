@@ -38,10 +38,11 @@ Taken = tuple[Ticked, int, int, bool]
 
 ROWS = 64
 """Ticks between two looks at the device, at most."""
-BEFORE = {"cuda": 2, "cpu": 50}
+BEFORE = {"cuda": 2, "cpu": 500}
 """Ticks that go by in torch before one is recorded: what is made at first use is made in them.
 
-Listening to a tick on a processor costs about twenty of them.
+Listening to a tick on a processor costs about twenty of them: nothing for a process that has just
+come up, and is perhaps about to be killed again.
 """
 LONGEST = 1 << 12
 """Likewise at most where recordings keep being outdated."""

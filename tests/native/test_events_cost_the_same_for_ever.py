@@ -20,6 +20,7 @@ from typing_extensions import override
 from stream_rnn.bench.cases import OWN, Case
 from stream_rnn.frame import Block
 from stream_rnn.learner import Learner
+from stream_rnn.plan import recorded
 
 LANES = 4
 CASES = [
@@ -91,7 +92,8 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_nothing_grows(case: Case, path: str) -> None:
+def test_nothing_grows(case: Case, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recorded.BEFORE, "cpu", 2)
     learner, block = case.learner(), case.block(TICKS)
     assert learner.takes_runs == (path == "native")
     counted = COUNTED[path]
