@@ -111,7 +111,7 @@ class Row:
 def sizes(device: str, room: int) -> Iterator[Size]:
     """All of them that `room` bytes hold."""
     if device == "cpu":
-        for cell in ("rhn", "lstm"):
+        for cell in ("tanh", "lstm", "rhn"):
             yield from (Size(cell, rank, 32, 1) for rank in (0, 1, 8))
         return
     yield Size("rhn", 16, 128, 16, steps=250_000)  # copy
