@@ -208,20 +208,15 @@ class Film:
                 vars(each).update(was)
             _log.warning("a tick cannot be captured, each will be launched anew: %s", error)
             return None
-        changed = [
-            (vars(each), name, value)
-            for each, was in zip(self._watched, before, strict=True)
-            for name, value in vars(each).items()
-            if value is not was.get(name)
-        ]
-        self._left_behind = [entry for entry in changed if _is_of_tensors(entry[2])]
-        # whoever counts ticks in Python would count none of those played
-        counts = any(
-            before[self._place(owner)].get(name) != value
-            for owner, name, value in changed
-            if not _is_of_tensors(value)
-        )
-        self.is_usable = self._recorder.is_whole and not counts
+        self.is_usable = self._recorder.is_whole
+        for each, was in zip(self._watched, before, strict=True):
+            for name, value in vars(each).items():
+                if value is was.get(name):
+                    continue
+                if _is_of_tensors(value):
+                    self._left_behind.append((vars(each), name, value))
+                elif value != was.get(name):  # who counts ticks in Python would count none played
+                    self.is_usable = False
         return self._told(1)
 
     @torch.no_grad()
@@ -277,9 +272,6 @@ class Film:
             if layer.fidelity is not None:
                 layer.fidelity.pass_over(n)
         return Ticked(*(each[:n].clone() for each in self._out)), 0, n, self._waits
-
-    def _place(self, owner: dict[str, Any]) -> int:
-        return next(i for i, each in enumerate(self._watched) if vars(each) is owner)
 
 
 def drawn_for(before: Tensor, after: Tensor, taken: int, n: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from stream_rnn.bench.cases import OWN, Case
+from stream_rnn.bench.rows import run_all
 from stream_rnn.frame import Block
 from stream_rnn.learner import Learner
 from stream_rnn.plan import recorded
@@ -65,15 +66,6 @@ class Cost:
     tensors: int
     bytes: int
     state: dict[str, tuple[int, ...]]
-
-
-def run_all(learner: Learner, block: Block) -> int:
-    """All ticks of a block; how many calls that took."""
-    taken = calls = 0
-    while taken < len(block):
-        taken += len(learner.run(block, taken))
-        calls += 1
-    return calls
 
 
 def cost(learner: Learner, block: Block, n_blocks: int) -> Cost:
