@@ -193,7 +193,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    recorded.BEFORE["cpu"] = 2
     room = 1 << 32
     wait: Callable[[], None] = lambda: None  # noqa: E731
     name = "a processor, one thread"
@@ -203,6 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         room, wait = int(torch.cuda.mem_get_info()[0] * SHARE), torch.cuda.synchronize
         name = torch.cuda.get_device_name()
+    recorded.BEFORE[given.device] = 2
     rows = []
     with torch.no_grad(), loading.switched_off():
         best = rates(given.device, wait)
