@@ -243,9 +243,13 @@ class ZeromqSink(Sink):
     def write(self, records: Sequence[Record]) -> None:
         if self._connection is None:
             raise NotConnected(f"{self._address} is not open")
-        for message in [[*self._prefix, self._encoder.encode(record)] for record in records]:
+        socket, prefix = self._connection.socket, self._prefix
+        for payload in [self._encoder.encode(record) for record in records]:
             try:
-                self._connection.socket.send_multipart(message, zmq.NOBLOCK)
+                if prefix:
+                    socket.send_multipart([*prefix, payload], zmq.NOBLOCK)
+                else:  # a third of the time
+                    socket.send(payload, zmq.NOBLOCK)
             except zmq.Again:
                 self.dropped += 1
                 self._set_dropping(True)

@@ -195,15 +195,20 @@ class Head:
         n_inputs: I.
         loss: the loss and with it P and Q.
         V_PF: initial weights (P, N+I+1); kept, and moved in place by the update.
+        reads_inputs: False: it reads zeros in their place, as where papers have a read-out of the
+            hidden state alone; the weights on them never move.
     """
 
-    def __init__(self, n_units: int, n_inputs: int, loss: Loss, V_PF: Tensor) -> None:
+    def __init__(
+        self, n_units: int, n_inputs: int, loss: Loss, V_PF: Tensor, reads_inputs: bool = True
+    ) -> None:
         shape = (loss.n_outputs, n_units + n_inputs + 1)
         if tuple(V_PF.shape) != shape:
             raise ValueError(f"V: expected {shape}, got {tuple(V_PF.shape)}")
         self.n_units = n_units
         self.loss_function = loss
         self.V_PF = V_PF
+        self.reads_inputs = reads_inputs
         self._features_BF: Tensor | None = None
 
     def parameters(self) -> list[Tensor]:
@@ -212,6 +217,8 @@ class Head:
 
     def predict(self, h_BN: Tensor, x_BI: Tensor) -> Tensor:
         """Raw outputs o (B, P); `loss_function.activate` makes a prediction of them."""
+        if not self.reads_inputs:
+            x_BI = torch.zeros_like(x_BI)
         self._features_BF = torch.cat((h_BN, x_BI, torch.ones_like(h_BN[:, :1])), dim=1)
         return self._features_BF @ self.V_PF.T
 

@@ -41,11 +41,11 @@ from benchmarks.reproduce.experiment import (
     Setting,
     Trial,
 )
-from benchmarks.reproduce.network import HiddenHead, generator_of
+from benchmarks.reproduce.network import generator_of
 from stream_rnn.cells import Cell, Lstm
 from stream_rnn.credit import AdaptiveTbptt, Credit, Tbptt
 from stream_rnn.frame import Frame
-from stream_rnn.head import CrossEntropy, initial_readout
+from stream_rnn.head import CrossEntropy, Head, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense, Recurrence, Stack
 from stream_rnn.update import Adam
@@ -192,7 +192,7 @@ class StreamTrial(Trial):
         V_PF = initial_readout(setting.units, SYMBOLS, loss, generator).float().to(device)
         self.learner = Learner(
             Stack(layers) if len(layers) > 1 else layers[0],
-            HiddenHead(setting.units, SYMBOLS, loss, V_PF),
+            Head(setting.units, SYMBOLS, loss, V_PF, reads_inputs=False),
             Adam(setting.lr, clip=setting.clip),
             Adam(setting.lr, clip=None),
         )

@@ -46,10 +46,10 @@ from benchmarks.reproduce.experiment import (
     Setting,
     Trial,
 )
-from benchmarks.reproduce.network import HiddenHead, generator_of
+from benchmarks.reproduce.network import generator_of
 from stream_rnn.cells import Lstm
 from stream_rnn.frame import Frame
-from stream_rnn.head import SquaredError, initial_readout
+from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam, Fptt, Update
@@ -174,7 +174,7 @@ class AddTrial(Trial):
 
         self.learner = Learner(
             Dense(cell, credit, W_ZM.to(device)),
-            HiddenHead(setting.units, 2, loss, V_PF.to(device)),
+            Head(setting.units, 2, loss, V_PF.to(device), reads_inputs=False),
             update(setting.clip),
             AtTheEnd(update(None), self.stride) if variant.every_event else update(None),
         )

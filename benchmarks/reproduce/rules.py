@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.reproduce.experiment import Refused, Setting
-from benchmarks.reproduce.segments import Segmented
 from stream_rnn.cells import Cell
-from stream_rnn.credit import Credit, Kf, Ok, Rtrl, Snap1, Tbptt, Uoro
+from stream_rnn.credit import Credit, Kf, Ok, Rtrl, Segmented, Snap1, Uoro
 from stream_rnn.credit.ok import Chunks
 
 KNOWN = "ok[-RANK][-joint|-gate|-row], kf, uoro, snap1, rtrl, tbptt-WINDOW, tbptt-lock[-WINDOW]"
@@ -62,4 +61,4 @@ def rule_of(name: str, setting: Setting) -> Rule:
 
 
 def _window(cell: Cell, lanes: int, window: int, every: int) -> Credit:
-    return Segmented(Tbptt(cell, lanes, window=window, every=every))
+    return Segmented(cell, lanes, window, every)

@@ -6,6 +6,7 @@ from stream_rnn.credit.fallback import Fallback
 from stream_rnn.credit.kf import Kf
 from stream_rnn.credit.ok import Ok
 from stream_rnn.credit.rtrl import Rtrl
+from stream_rnn.credit.segmented import Segmented
 from stream_rnn.credit.snap import Snap1
 from stream_rnn.credit.tbptt import Tbptt
 from stream_rnn.credit.uoro import Uoro
@@ -28,6 +29,7 @@ __all__ = [
     "Kf",
     "Ok",
     "Rtrl",
+    "Segmented",
     "Snap1",
     "Tbptt",
     "Uoro",

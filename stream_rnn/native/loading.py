@@ -25,7 +25,8 @@ class Observation(ctypes.Structure):
     _fields_ = (
         *((name, _I) for name in ("rule", "B", "K", "G", "N", "M", "rank", "chunks")),
         *((name, _I) for name in ("window", "pays")),
-        *((name, _P) for name in ("u", "A", "J_h", "carries", "drives", "owed", "newest", "W_h")),
+        *((name, _P) for name in ("u", "A", "J_h", "carries", "drives", "owed", "newest")),
+        *((name, _P) for name in ("begins", "W_h")),
         ("W_stride", _I),
         *((name, _P) for name in ("drive", "carry", "input", "q", "live", "signs")),
         *((name, _P) for name in ("gradient", "healthy", "norm", "variance", "work")),
@@ -79,7 +80,7 @@ class Plan(ctypes.Structure):
         ("elementwise", Elementwise),
         ("layer", Layer),
         ("squares", LeastSquares),
-        *((name, _I) for name in ("cell", "loss", "I", "P", "Q", "horizon")),
+        *((name, _I) for name in ("cell", "loss", "I", "P", "Q", "horizon", "blind")),
         ("tau", _D),
         *((name, _P) for name in ("s", "ahead", "waiting", "count", "owed", "mask")),
         ("recurrent", Step),

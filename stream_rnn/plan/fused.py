@@ -58,6 +58,7 @@ class Plan:
             P=P,
             Q=Q,
             horizon=parts.horizon,
+            blind=not head.reads_inputs,
             tau=getattr(loss, "tau", 0.0),
         )
         if isinstance(recurrence, Dense):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import Gru, Lstm, Rhn, Tanh
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Snap1, Tbptt, Uoro
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Segmented, Snap1, Tbptt, Uoro
 from stream_rnn.credit.base import Noisy
 from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Head, Quantile, SquaredError
 from stream_rnn.least_squares import LeastSquaresHead
@@ -72,7 +72,7 @@ def plannable(parts: Parts) -> bool:
             return False
         if type(rule) is Ok and rule.rank > MAX_RANK:
             return False
-        if type(rule) is Tbptt and rule.lane_state["newest_B"].dtype is not torch.int64:
+        if isinstance(rule, Tbptt) and rule.lane_state["newest_B"].dtype is not torch.int64:
             return False
     elif units_in(recurrence) is None:
         return False
@@ -107,7 +107,8 @@ def active_rule(credit: Credit) -> Rule | None:
     """The rule in use, if the library knows it and nothing is owed from another one."""
     if type(credit) is Fallback:
         return None if credit.owes_from_before else active_rule(credit.active)
-    return credit if type(credit) in (Kf, Ok, Rtrl, Tbptt) else None  # type: ignore[return-value]
+    known = (Kf, Ok, Rtrl, Segmented, Tbptt)
+    return credit if type(credit) in known else None  # type: ignore[return-value]
 
 
 def dense_layers(recurrence: Recurrence) -> list[Dense]:

@@ -79,7 +79,7 @@ class DenseRecurrent:
             o.window = rule.window
             o.u, o.J_h, o.owed = state["u_BTM"], state["J_h_BTSN"], state["owed_BTS"]
             o.carries, o.drives = state["carry_BTKKN"], state["drive_BTKGN"]
-            o.newest = state["newest_B"]
+            o.newest, o.begins = state["newest_B"], state.get("begins_B")
         elif isinstance(rule, Rtrl):
             o = observation_of(Shape("rtrl", *sizes, u="", A="G_BSZM"))
             o.A = state["G_BSZM"]

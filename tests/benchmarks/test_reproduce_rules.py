@@ -12,9 +12,8 @@ from torch import Tensor
 from benchmarks.reproduce.copy_task import CopyTask
 from benchmarks.reproduce.experiment import Refused
 from benchmarks.reproduce.rules import rule_of
-from benchmarks.reproduce.segments import Segmented
 from stream_rnn.cells import Rhn
-from stream_rnn.credit import Credit, Kf, Ok, Tbptt, Uoro
+from stream_rnn.credit import Credit, Kf, Ok, Segmented, Tbptt, Uoro
 
 SMALL = CopyTask.sizes["small"]
 FULL = CopyTask.sizes["full"]
@@ -56,7 +55,7 @@ def test_a_locked_window_pays_every_loss_once_and_none_beyond_its_sequence(
     kind: str, random_walk: Callable[..., Any], relative_error: Callable[..., float]
 ) -> None:
     walk = random_walk(kind)
-    rule = Segmented(Tbptt(walk.cell, 2, window=12, every=12))
+    rule = Segmented(walk.cell, 2, window=12, every=12)
     *waiting, paid = gradients(walk, rule, RESETS)
     assert all(gradient is None for gradient in waiting)
     assert relative_error(paid, by_autograd(walk, RESETS)) < 1e-12
@@ -68,7 +67,7 @@ def test_it_equals_the_plain_window_where_nothing_is_owed(
 ) -> None:
     walk = random_walk(kind)
     plain = gradients(walk, Tbptt(walk.cell, 2, window=4), RESETS)
-    ours = gradients(walk, Segmented(Tbptt(walk.cell, 2, window=4)), RESETS)
+    ours = gradients(walk, Segmented(walk.cell, 2, window=4), RESETS)
     for expected, got in zip(plain, ours, strict=True):
         assert relative_error(got, expected) < 1e-12
 
@@ -79,7 +78,7 @@ def test_it_resumes_between_a_reset_and_the_first_tick_after_it(
     walk = random_walk("rhn")
 
     def window() -> Segmented:
-        return Segmented(Tbptt(walk.cell, 2, window=12, every=12))
+        return Segmented(walk.cell, 2, window=12, every=12)
 
     rule, again = window(), window()
     steps = list(walk)

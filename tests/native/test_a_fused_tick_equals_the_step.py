@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS, Cell, Tanh
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Segmented, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.frame import Frame
 from stream_rnn.head import (
@@ -65,6 +65,7 @@ RULES: dict[str, Callable[[Cell, int], Credit]] = {
     "tbptt-1": lambda cell, n: Tbptt(cell, n, window=1),
     "tbptt-20": lambda cell, n: Tbptt(cell, n, window=20),
     "tbptt-4-every-3": lambda cell, n: Tbptt(cell, n, window=4, every=3),
+    "segmented-7-every-5": lambda cell, n: Segmented(cell, n, window=7, every=5),
 }
 
 
@@ -145,9 +146,53 @@ def test_bad_events_leave_their_lane_bitwise_as_it_was(
         before = {k: v.clone() for k, v in pair.fused.lane_state.items()}
         got, _ = pair.step(frame)
         assert got.rejected_B.tolist() == [bad == lane for lane in range(3)]
-        if bad is not None and not rule.startswith("tbptt"):  # a payment settles every lane's debt
+        owes = rule.startswith(("tbptt", "segmented"))  # a payment settles every lane's debt
+        if bad is not None and not owes:
             for name, state in pair.fused.lane_state.items():
                 assert torch.equal(state[bad], before[name][bad]), name
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+@pytest.mark.parametrize("kind", ["rhn", "lstm"])
+def test_sequences_end_in_the_middle_of_a_window(
+    pair_of: Any, kind: str, horizon: int, make: Any, frames: Any
+) -> None:
+    pair = pair_of(lambda: make(kind, "segmented-7-every-5", horizon=horizon))
+    twin = credit_of(pair.twin).lane_state
+    cut = 0
+    for t, frame in enumerate(frames(25)):
+        ends_B = torch.tensor([t % 4 == 0, t % 3 == 0, t == 13])
+        for learner in (pair.fused, pair.twin):
+            learner.reset(ends_B)
+            if t == 14:  # unsound, and at its first event: it begins with an empty window
+                credit_of(learner).lane_state["u_BTM"][2] = 1e20
+        before_B = twin["begins_B"].clone()
+        pair.step(frame)
+        begun_B = before_B & ~twin["begins_B"]
+        for lane in begun_B.nonzero()[:, 0].tolist():
+            newest = twin["J_h_BTSN"][lane, twin["newest_B"][lane]]
+            cut += not newest.any()
+    assert cut > 5
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+def test_a_readout_that_reads_no_inputs(pair_of: Any, horizon: int, make: Any, frames: Any) -> None:
+    def blind() -> Learner:
+        learner: Learner = make("rhn", horizon=horizon)
+        head = learner.head
+        head.V_PF[:, 5:-1] = 0.0  # N units, I inputs, 1
+        args = (head.n_units, learner.recurrence.n_inputs, head.loss_function, head.V_PF)
+        learner.head = Head(*args, reads_inputs=False)
+        return learner
+
+    pair = pair_of(blind)
+    start = pair.twin.head.V_PF.clone()
+    for frame in frames(10):
+        pair.step(frame)
+    for learner in (pair.fused, pair.twin):
+        moved = (learner.head.V_PF - start).abs()
+        assert (moved[:, 5:-1] == 0).all()
+        assert (moved[:, :5] > 0).all()
 
 
 @pytest.mark.parametrize("horizon", [0, 2])

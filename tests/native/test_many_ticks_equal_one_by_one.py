@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS, Cell
-from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Tbptt
+from stream_rnn.credit import Credit, Fallback, Kf, Ok, Rtrl, Segmented, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.frame import Block, Outcome
 from stream_rnn.head import Head, SquaredError, initial_readout
@@ -36,6 +36,7 @@ RULES: dict[str, Callable[[Cell, int], Credit]] = {
     "rtrl": Rtrl,
     "tbptt-20": lambda cell, n: Tbptt(cell, n, window=20),
     "tbptt-7-every-5": lambda cell, n: Tbptt(cell, n, window=7, every=5),
+    "segmented-7-every-5": lambda cell, n: Segmented(cell, n, window=7, every=5),
 }
 UNITS: dict[str, Callable[[int, int, int, torch.Generator], Recurrence]] = {
     "lru": Lru,

@@ -27,6 +27,7 @@ struct Observation {
   float* drives;           // TBPTT (B, T, K, G, N)
   float* owed;             // TBPTT (B, T, S)
   int64_t* newest;         // TBPTT (B)
+  uint8_t* begins;         // TBPTT (B) or null: over whose next step nothing flows back
   const float* W_h;        // (Z, N), rows W_stride apart
   int64_t W_stride;
   const float* drive;      // (B, K, G, N)
@@ -89,6 +90,7 @@ struct Plan {
   Layer layer;
   LeastSquares squares;
   int64_t cell, loss, I, P, Q, horizon;
+  int64_t blind;           // the read-out reads zeros in place of the inputs
   double tau;
   float* s;                // (B, S)
   float* ahead;            // (B, S)

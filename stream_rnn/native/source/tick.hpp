@@ -95,7 +95,10 @@ struct TickWork {
 static void read_out(const Plan& plan, int width, const float* h, const float* x, float* features, float* o) {
   const int I = int(plan.I), F = width + I + 1;
   copy(features, h, width);
-  copy(features + width, x, I);
+  if (plan.blind)
+    std::memset(features + width, 0, sizeof(float) * I);
+  else
+    copy(features + width, x, I);
   features[F - 1] = 1;
   drive_of(int(plan.P), F, plan.readout.parameters[0].value, features, o);
 }

@@ -17,6 +17,10 @@ static void keep_step(const Observation& o, const Sizes& z, int64_t b) {
   std::memcpy(o.drives + slot * z.K * z.Z, lane.drive, sizeof(float) * z.K * z.Z);
   std::memcpy(o.u + slot * z.M, lane.input, sizeof(float) * z.M);
   std::memcpy(o.owed + slot * z.S, lane.q, sizeof(float) * z.S);
+  if (!o.begins || !o.begins[b]) return;
+  o.begins[b] = 0;
+  std::memset(o.J_h + slot * z.S * z.N, 0, sizeof(float) * z.S * z.N);
+  std::memset(o.carries + slot * z.K * z.S, 0, sizeof(float) * z.K * z.S);
 }
 
 struct WindowWork {
@@ -76,6 +80,7 @@ static void pay(const Observation& o, const Sizes& z, const WindowWork& w, int64
   std::memset(o.drives + size_t(b) * T * K * z.Z, 0, sizeof(float) * T * K * z.Z);
   std::memset(o.u + size_t(b) * T * z.M, 0, sizeof(float) * T * z.M);
   o.newest[b] = 0;
+  if (o.begins) o.begins[b] = 0;
 }
 
 }  // namespace KERNELS
