@@ -17,6 +17,7 @@ struct UnitNet {
   const Plan& plan;
   const Elementwise& e;
   const int K, N, I, Q, S;
+  static constexpr int threads = 1;
   const bool turns;        // one complex trace serves both weights of an input
   // per unit: lam = re + i im, as the parameters are now;  ELSTM: what its gates give c_tm1, in the gains
   float *re, *im, *decay, *phase, *gain, *gain_slope;

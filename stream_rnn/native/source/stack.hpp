@@ -10,6 +10,7 @@ namespace KERNELS {
 struct StackNet {
   const Plan& plan;
   UnitNet below;
+  static constexpr int threads = 1;
   const int S, N;           // numbers of the units, which is what the layer reads; width of the layer
   float *u, *h, *dz, *q;    // (B, S+1), (B, N), (B, N), (B, S)
 

@@ -1,6 +1,8 @@
 // A few threads that share the lanes of a tick, started at the first tick that wants them.
 //
 // Who computes a lane does not matter: what lanes add up to is added by rows, in the order of the lanes.
+// Each thread begins with the same part of them every time, which its own cache may still hold, and helps
+// with the others' parts when it is done.
 // The threads wait in turns of a few ten microseconds between two jobs, then they sleep. They take no
 // signals, and the state of the caller's floating point (denormals!) goes with each job.
 #pragma once
@@ -41,7 +43,8 @@ class Team {
       team->count_ = count;
       team->most_ = most;
       fegetenv(&team->floating_);
-      team->next_.store(0, std::memory_order_relaxed);
+      for (int part = 0; part < most; part++)
+        team->next_[part].lane.store(count * part / most, std::memory_order_relaxed);
       pthread_mutex_lock(&team->lock_);  // before whoever is falling asleep
       const uint64_t last = team->state_.load(std::memory_order_relaxed) / JOB;
       team->state_.store((last + 1) * JOB | OPEN, std::memory_order_release);
@@ -57,6 +60,10 @@ class Team {
 
  private:
   static constexpr uint64_t OPEN = 1 << 15, JOB = 1 << 16;
+
+  struct alignas(64) Next {  // in a part of the lanes; on a cache line of its own
+    std::atomic<int64_t> lane{0};
+  };
 
   struct Helper {
     Team* team;
@@ -100,7 +107,11 @@ class Team {
   }
 
   void take(int place) {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) work_(context_, i, place);
+    for (int k = 0; k < most_; k++) {
+      const int part = (place + k) % most_;
+      const int64_t end = count_ * (part + 1) / most_;
+      for (int64_t i; (i = next_[part].lane.fetch_add(1, std::memory_order_relaxed)) < end;) work_(context_, i, place);
+    }
   }
 
   static void* live(void* given) {
@@ -136,7 +147,7 @@ class Team {
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
   pthread_cond_t wake_ = PTHREAD_COND_INITIALIZER;
   std::atomic<uint64_t> state_{0};  // number of the job, whether it is open, how many helpers are at it
-  std::atomic<int64_t> next_{0};
+  Next next_[MOST_THREADS];
   int asleep_ = 0, started_ = 0, most_ = 0;
   void (*work_)(void*, int64_t, int) = nullptr;
   void* context_ = nullptr;

@@ -2,6 +2,7 @@
 #pragma once
 #include "cells.hpp"
 #include "elementwise.hpp"
+#include "lanes.hpp"
 #include "least_squares.hpp"
 #include "readout.hpp"
 #include "stack.hpp"
@@ -20,14 +21,15 @@ struct DenseNet {
   Observation o;
   const Sizes z;
   const int S;
+  const int threads;  // that share the lanes of the forward pass, too
   float *drive, *carry, *u, *pre;
 
-  DenseNet(Arena& arena, const Plan& plan_) : plan(plan_), o(plan_.credit), z(o), S(z.S) {
+  DenseNet(Arena& arena, const Plan& plan_) : plan(plan_), o(plan_.credit), z(o), S(z.S), threads(o.rule == TBPTT ? 1 : threads_for(o, z)) {
     const size_t B = o.B;
     drive = arena.take<float>(B * z.K * z.Z);
     carry = arena.take<float>(B * z.K * S);
     u = arena.take<float>(B * z.M);
-    pre = arena.take<float>(z.Z);
+    pre = arena.take<float>(B * z.Z);
     o.work = arena.rest();
   }
 
@@ -44,8 +46,9 @@ struct DenseNet {
     copy(input, x, I);
     copy(input + I, s_tm1, z.N);
     input[I + z.N] = 1;
-    drive_of(z.Z, z.M, plan.recurrent.parameters[0].value, input, pre);
-    activate(plan.cell, z.N, pre, s_tm1, s_t, keeps ? drive + b * z.K * z.Z : nullptr, carry + b * z.K * S);
+    float* gates = pre + b * z.Z;
+    drive_of(z.Z, z.M, plan.recurrent.parameters[0].value, input, gates);
+    activate(plan.cell, z.N, gates, s_tm1, s_t, keeps ? drive + b * z.K * z.Z : nullptr, carry + b * z.K * S);
   }
   // These give what the read-out sees.
   const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
@@ -134,6 +137,15 @@ static void add_slopes(int P, int F, const int64_t* lanes, const TickWork& w) {
   });
 }
 
+// Calls `each(lane)` for all lanes, which know nothing of one another.
+template <class Each>
+static void by_lanes(int threads, int64_t B, const Each& each) {
+  for (int64_t b = 0; threads == 1 && b < B; b++) each(b);
+  if (threads == 1) return;
+  Team::share(threads, B, [](void* context, int64_t b, int) { (*static_cast<const Each*>(context))(b); },
+              const_cast<Each*>(&each));
+}
+
 // The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live and scored.
 template <class Net>
 static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
@@ -145,9 +157,8 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
   float *prediction = tick.prediction + tick.slot * B * P, *loss = tick.loss + tick.slot * B;
 
   // the forward pass: which events are sane, and what comes out
-  int64_t n_scored = 0;
   net.look();
-  for (int64_t b = 0; b < B; b++) {
+  by_lanes(net.threads, B, [&](int64_t b) {
     const float *x = tick.x + b * I, *y = tick.y + b * Q;
     bool live = tick.live[b], scored = live && tick.scored[b];
     live = live && within(x, I, ABSURD) && (!scored || within(y, Q, ABSURD));
@@ -168,10 +179,11 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     w.live[b] = live;
     w.ready[b] = ready;
     w.scored[b] = scored;
-    n_scored += scored;
     learned[b] = scored;
     rejected[b] = tick.live[b] && !live;
-  }
+  });
+  int64_t n_scored = 0;
+  for (int64_t b = 0; b < B; b++) n_scored += w.scored[b];
 
   // the loss, its slope, and what it asks of the read-out and of the recurrence
   std::memset(w.head_gradient, 0, sizeof(float) * P * F);
@@ -221,11 +233,11 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
 
   // what is published: of the event itself, or of the second state, k events ahead
   if (k) net.look();
-  for (int64_t b = 0; b < B; b++) {
+  by_lanes(k ? net.threads : 1, B, [&](int64_t b) {
     float* out = prediction + b * P;
     if (!w.live[b]) {
       std::memset(out, 0, sizeof(float) * P);
-      continue;
+      return;
     }
     if (k) {
       const float* x = tick.x + b * I;
@@ -239,7 +251,7 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
       std::memcpy(out, w.o + b * P, sizeof(float) * P);
     }
     publish(plan, out);
-  }
+  });
 }
 
 // What would be predicted from the tick's inputs; no state and no parameter moves.
