@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest --durations=12 --durations-min=10
 
 .DEFAULT_GOAL := help
 .PHONY: help setup native demo test test-fast check test-slow test-slow-1 test-slow-2 test-slow-3 test-gpu bench bench-gpu bench-flat soak storm fuzz image clean
