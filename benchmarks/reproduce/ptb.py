@@ -193,7 +193,7 @@ class Ptb(Experiment):
             seeds=(0, 1, 2, 3, 4),
         ),
     }
-    takes = {"small": "8 min", "full": "19 days"}  # noqa: RUF012
+    takes = {"small": "7 min", "full": "10 days"}  # noqa: RUF012
     published = {  # noqa: RUF012
         "full": (
             Published(
