@@ -110,7 +110,7 @@ def build(
     tables: Mapping[str, Any],
     *,
     seed: int | None = None,
-    on_score: Callable[[list[float], list[float] | int, float], None] | None = None,
+    on_score: Callable[[list[float], list[float] | int, float, str], None] | None = None,
 ) -> Job:
     """Build everything a configuration names; opens nothing, but may look at a replayable source.
 

@@ -33,6 +33,8 @@ def cli(verbose: bool) -> None:
     """  # noqa: D301 - click reads the backspace
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    # matplotlib tells at INFO that it has looked through the fonts, once in a home
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
 
 config_argument = click.argument("config", type=click.Path(path_type=Path))
@@ -239,7 +241,13 @@ def health(address: str, ready: bool) -> None:
 @cli.command()
 @config_argument
 @max_events_option
-@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--seeds",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 100),
+    help="Seeds to learn it with, one after another; the picture is of the first.",
+)
 @plot_option
 def evaluate(config: Path, max_events: int | None, seeds: int, plot: Path | None) -> None:
     """Prequential scores of a recorded stream beside baselines: a table and a picture."""
@@ -260,7 +268,7 @@ def predict(target: str, record: str, timeout: float) -> None:
 
 
 @cli.command()
-@click.option("--quick", "size", flag_value="quick", help="A corner of it: half a minute.")
+@click.option("--quick", "size", flag_value="quick", help="A corner of it: a quarter of a minute.")
 @click.option("--full", "size", flag_value="full", help="Every cell, rule and size; long.")
 @click.option("--only", multiple=True, help='Rows with this in their name ("lstm", "N=128").')
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Also write JSON here.")

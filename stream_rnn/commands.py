@@ -49,13 +49,11 @@ def demo(max_events: int | None, seed: int, out: Path) -> None:
         "sink": [{"kind": "jsonl", "path": str(predictions)}],
         "state": {"dir": str(state)},
     }
-    recorder = report.Recorder()
-    job = app.build(
-        tables, seed=seed, on_score=lambda *score: results.record(recorder, job.engine.task, *score)
-    )
+    trace = results.Trace()
+    job = app.build(tables, seed=seed, on_score=lambda *score: trace.add(job.engine.task, *score))
     run_job(job, max_events, fresh=False)
     picture = out / "demo.png"
-    drawn = results.plot(picture, recorder, job.engine.task, title)
+    drawn = results.plot(picture, trace, job.engine.task, title)
     click.echo(f"\npredictions  {predictions}\nsnapshots    {state}", err=True)
     if drawn:
         click.echo(f"picture      {picture}", err=True)
@@ -65,10 +63,10 @@ def evaluate(path: Path, max_events: int | None, seeds: int, plot: Path | None) 
     """`stream-rnn evaluate`."""
     tables = config.load(path)
     jobs: list[app.Job] = []
-    recorder = report.Recorder()
+    trace = results.Trace()
     for seed in range(seeds):
-        sink = recorder if seed == 0 else None
-        jobs.append(evaluation.evaluate(tables, seed if seeds > 1 else None, max_events, sink))
+        kept = trace if seed == 0 else None
+        jobs.append(evaluation.evaluate(tables, seed if seeds > 1 else None, max_events, kept))
         if seeds > 1:
             click.echo(f"seed {seed}")
         click.echo(report.table(results.rows(jobs[-1].engine.task)))
@@ -77,10 +75,12 @@ def evaluate(path: Path, max_events: int | None, seeds: int, plot: Path | None) 
             click.echo(f"events that could not be used, by stage: {rejected}")
     if seeds > 1:
         click.echo(evaluation.over_seeds(jobs))
-    task = jobs[0].engine.task
+    engine = jobs[0].engine
+    task = engine.task
     plot = plot or Path("out") / f"{path.stem}.png"
     plot.parent.mkdir(parents=True, exist_ok=True)
-    if results.plot(plot, recorder, task, f"{path.stem}: {task.describe()}"):
+    title = f"{path.stem}: {task.describe()}"
+    if results.plot(plot, trace, task, title, engine.lanes.key):
         click.echo(f"picture: {plot}")
 
 

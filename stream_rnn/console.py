@@ -34,6 +34,7 @@ class Progress:
         rule: the credit rule in use.
         lag: how far behind, as text, e.g. "12 events" or "0".
         snapshot_age_s: of the newest durable snapshot.
+        figure: what `loss` and `baseline_loss` are called.
     """
 
     events: int
@@ -44,6 +45,7 @@ class Progress:
     rule: str
     lag: str
     snapshot_age_s: float | None
+    figure: str = "loss"
 
 
 class Console:
@@ -155,7 +157,7 @@ def line(progress: Progress, columns: int | None = None) -> str:
     fields = {
         "events": f"{human(progress.events)} events",
         "rate": f"{human(progress.events_per_s)}/s",
-        "loss": compared(progress.loss, progress.baseline_loss, progress.baseline),
+        "loss": compared(progress.loss, progress.baseline_loss, progress.baseline, progress.figure),
         "rule": printable(progress.rule) or "-",
         "lag": f"lag {printable(progress.lag) or '-'}",
         "saved": "saved -" if age_s is None else f"saved {duration(age_s)} ago",
@@ -172,10 +174,12 @@ def line(progress: Progress, columns: int | None = None) -> str:
     return ""  # half a number would be a wrong number
 
 
-def compared(loss: float | None, baseline_loss: float | None, baseline: str) -> str:
+def compared(
+    loss: float | None, baseline_loss: float | None, baseline: str, figure: str = "loss"
+) -> str:
     """E.g. "loss 0.031, 39% below persistence"; losses not positive stand side by side."""
     ours, theirs, name = _known(loss), _known(baseline_loss), printable(baseline)
-    text = f"loss {human(ours)}"
+    text = f"{figure} {human(ours)}"
     if ours is None or theirs is None or not name:
         return text
     if not (0.0 < ours < math.inf and 0.0 < theirs < math.inf):

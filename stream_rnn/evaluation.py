@@ -11,21 +11,21 @@ from typing_extensions import override
 from stream_rnn import app, results
 from stream_rnn.console import Console
 from stream_rnn.daemon import guarded, make_runtime, signals
-from stream_rnn.report import Recorder
+from stream_rnn.results import Trace
 from stream_rnn.spi import Record, Sink
 
 
 def evaluate(
-    tables: Mapping[str, Any], seed: int | None, max_events: int | None, recorder: Recorder | None
+    tables: Mapping[str, Any], seed: int | None, max_events: int | None, trace: Trace | None
 ) -> app.Job:
     """One pass over the stream: no snapshots, no sinks, no dead-letter file."""
     quiet = {k: v for k, v in tables.items() if k not in ("sink", "state", "metrics", "journal")}
 
     def on_score(*score: Any) -> None:
-        assert recorder is not None
-        results.record(recorder, job.engine.task, *score)
+        assert trace is not None
+        trace.add(job.engine.task, *score)
 
-    job = app.build(quiet, seed=seed, on_score=None if recorder is None else on_score)
+    job = app.build(quiet, seed=seed, on_score=None if trace is None else on_score)
     job.sinks, job.dead_letters = [], _Nowhere()
     console = Console()
     runtime = make_runtime(job, None, CollectorRegistry(), console)

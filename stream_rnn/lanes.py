@@ -74,7 +74,7 @@ class Lanes:
 
     def find(self, key: str | None) -> int | None:
         """The lane of `key`, if it has one; it counts as unseen."""
-        return self._lane_of.get(self._name(key))
+        return self._lane_of.get(self.stream_of(key))
 
     def assign_known(self, keys: Sequence[str | None]) -> list[int]:
         """The lanes of the first keys, up to one that has none; they count as seen."""
@@ -89,12 +89,13 @@ class Lanes:
             lanes.append(lane)
         return lanes
 
-    def _name(self, key: str | None) -> str:
+    def stream_of(self, key: str | None) -> str:
+        """What the stream of `key` goes by; "" where there is one only."""
         return "" if self.capacity == 1 and self.key is None else key or ""
 
     def assign(self, key: str | None) -> tuple[int, bool]:
         """The lane of `key`, and whether it starts anew there."""
-        name = self._name(key)
+        name = self.stream_of(key)
         lane = self._lane_of.get(name)
         if lane is not None:
             self._lane_of.move_to_end(name)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WIDTH = 80
 NUMBER_WIDTH = 12  # a number of the table, its star, and a space
 GAIN_WIDTH = 13
+NOISE = 1e-12  # of the number beside it: what rounding leaves where nothing is wrong
 # Okabe and Ito's palette: told apart under every common color blindness, and by line style too.
 TRUTH, MODEL, BASELINE = "#444444", "#0072B2", "#D55E00"
 
@@ -35,7 +36,7 @@ def table(rows: Sequence[Row]) -> str:
     """Plain text for a terminal of 80 columns: `*` marks the best, the last column what is gained.
 
     The gain compares model and best baseline on the same events: relative, in points of accuracy,
-    or as a difference in nats.
+    or as a difference in nats. What is but rounding beside the other numbers of its row is 0.
     """
     if not rows:
         return "nothing scored yet"
@@ -47,11 +48,15 @@ def table(rows: Sequence[Row]) -> str:
     lines.append("-" * len(lines[0]))
     for row in rows:
         best = _best(row)
-        cells = [_cell(row.model, best == "")]
-        cells += [_cell(row.baselines.get(name), best == name) for name in columns]
+        numbers = [row.model, *(row.baselines.get(name) for name in columns)]
+        largest = max((abs(value) for value in numbers if value is not None), default=0.0)
+        cells = [
+            _cell(0.0 if _is_noise(value, largest) else value, best == name)
+            for name, value in zip(("", *columns), numbers, strict=True)
+        ]
         lines.append(_line(_shortened(row.name, width), width, cells, gain(row)))
     note = f"{rows[0].n:,} scored events; * best; vs best = gain over the best baseline"
-    return "\n".join([*lines, note])
+    return "\n".join([*lines, note, *_unshared(rows)])
 
 
 def gain(row: Row) -> str:
@@ -67,7 +72,9 @@ def gain(row: Row) -> str:
         return f"{100 * better:+.1f} pt"
     if row.gain == "difference":
         return f"{_signed(better, 3)} nats"
-    return f"{_signed(100 * better / abs(baseline), 1)}%" if baseline else ""
+    if not baseline or _is_noise(baseline, model):
+        return ""
+    return f"{_signed(100 * better / abs(baseline), 1)}%"
 
 
 def headline(rows: Sequence[Row]) -> str:
@@ -192,6 +199,11 @@ def plot(
     target: str = "value",
     loss: str = "loss",
     baseline: str = "persistence",
+    *,
+    guess: str = "majority",
+    forecasts: Recorder | None = None,
+    stream: str = "",
+    made: str = "forecast, made in advance",
 ) -> None:
     """Write the picture (`.png`), or a self-contained page with picture and table (`.html`).
 
@@ -205,7 +217,11 @@ def plot(
         rows: the scores, the row for the second line first.
         target: the target's name and unit, e.g. "flow [l/s]".
         loss: the loss's name and unit.
-        baseline: the baseline whose loss or accuracy was recorded.
+        baseline: the baseline whose loss was recorded.
+        guess: the baseline whose accuracy was recorded.
+        forecasts: the trace of the forecasts, where `recorder` is of several streams.
+        stream: the stream they are of, where there are several.
+        made: what a prediction is called.
 
     Raises:
         SettingError: matplotlib is missing, nothing was recorded, or the ending is another.
@@ -215,15 +231,29 @@ def plot(
         raise SettingError(f'plot: expected a path ending in .png or .html, got "{path}"')
     if not recorder.recent():
         raise SettingError("plot: no event was recorded; let the stream run longer")
-    image = _picture(recorder, title, rows, target, loss, baseline)
-    data = image if path.suffix == ".png" else _page(image, title, rows).encode()
+    is_page = path.suffix == ".html"  # which has the title itself
+    first = "" if is_page else title
+    words = _Words(target, loss, baseline, guess, stream, made)
+    image = _picture(recorder, forecasts or recorder, first, rows, words)
+    data = _page(image, title, rows).encode() if is_page else image
     part = path.with_name(path.name + ".part")
     part.write_bytes(data)
     part.replace(path)
 
 
+class _Words(NamedTuple):
+    """What a picture calls things, as `plot` was told."""
+
+    target: str
+    loss: str
+    baseline: str
+    guess: str
+    stream: str
+    made: str
+
+
 def _picture(
-    recorder: Recorder, title: str, rows: Sequence[Row], target: str, loss: str, baseline: str
+    recorder: Recorder, forecasts: Recorder, title: str, rows: Sequence[Row], words: _Words
 ) -> bytes:
     try:
         # Optional and slow to import. Not pyplot: it keeps figures in a global list.
@@ -236,29 +266,31 @@ def _picture(
         ) from error
     # Names come from configurations and streams: a "$" in them is a "$", not mathematics.
     with rc_context({"text.parse_math": False, "font.size": 10.5}):
-        layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.12, hspace=0.05, rect=(0, 0, 1, 0.91))
+        top = 0.98 if title else 1.02  # of the title; the next line is below it
+        room = (0, 0, 1, top - 0.07)
+        layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.12, hspace=0.05, rect=room)
         figure = Figure(figsize=(10, 7), dpi=100, layout=layout)
         upper, lower = figure.subplots(2, 1)
         if any(point.accuracy is not None for point in recorder.history()):
-            _draw_accuracy(upper, recorder, baseline)
-            baseline = "class frequencies"
+            _draw_accuracy(upper, recorder, words.guess)
         else:
-            _draw_forecast(upper, recorder, target)
-        _draw_loss(lower, recorder, loss, baseline)
+            _draw_forecast(upper, forecasts, words)
+        _draw_loss(lower, recorder, words.loss, words.baseline)
         first, second = _shortened(title, 80), headline(rows) if rows else ""
-        figure.text(0.012, 0.98, first, va="top", fontsize=14, weight="bold")
-        figure.text(0.012, 0.94, _shortened(second, 100), va="top", fontsize=12, color=TRUTH)
+        figure.text(0.012, top, first, va="top", fontsize=14, weight="bold")
+        figure.text(0.012, top - 0.04, _shortened(second, 100), va="top", fontsize=12, color=TRUTH)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")  # an Agg canvas, whatever the configured backend
     return buffer.getvalue()
 
 
-def _draw_forecast(axes: Axes, recorder: Recorder, target: str) -> None:
+def _draw_forecast(axes: Axes, recorder: Recorder, words: _Words) -> None:
     points = recorder.recent()
     events = [point.event for point in points]
     axes.plot(events, [point.target for point in points], color=TRUTH, lw=1.1, label="truth")
-    _line_of(axes, points, lambda point: point.prediction, MODEL, "-", "forecast, made in advance")
-    _finish(axes, f"The last {len(points):,} events", target)
+    _line_of(axes, points, lambda point: point.prediction, MODEL, "-", words.made)
+    of = f" of {_shortened(words.stream, 24)}, the first of several" if words.stream else ""
+    _finish(axes, f"The last {len(points):,} events{of}", words.target)
 
 
 def _draw_accuracy(axes: Axes, recorder: Recorder, baseline: str) -> None:
@@ -276,16 +308,17 @@ def _draw_loss(axes: Axes, recorder: Recorder, loss: str, baseline: str) -> None
     values = [v for p in points for v in (p.loss, p.baseline_loss) if v is not None]
     if values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
-        _label_plainly(axes)
-    _finish(axes, "Loss, exponentially weighted mean (lower is better)", loss)
+        label_plainly(axes)
+    what = f"{loss[:1].upper()}{loss[1:]}"
+    _finish(axes, f"{_shortened(what, 40)}, exponentially weighted mean (lower is better)", loss)
 
 
-def _label_plainly(axes: Axes) -> None:
+def label_plainly(axes: Axes) -> None:
     """Numbers as text: the default labels of a log axis are mathematics, which is not parsed."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
@@ -327,6 +360,19 @@ def _page(image: bytes, title: str, rows: Sequence[Row]) -> str:
         f'src="data:image/png;base64,{base64.b64encode(image).decode()}">\n'
         f"<pre>{html.escape(table(rows))}</pre>\n</html>\n"
     )
+
+
+def _unshared(rows: Sequence[Row]) -> list[str]:
+    """Why there is no gain, where the best baseline makes no error."""
+    for row in rows:
+        name = _best_baseline(row)
+        if name and row.gain == "percent" and row.model is not None and not gain(row):
+            return ["vs best is empty where that baseline makes no error: there is no share of 0"]
+    return []
+
+
+def _is_noise(value: float | None, beside: float) -> bool:
+    return value is not None and abs(value) < NOISE * abs(beside)
 
 
 def _is_finite(value: float | None) -> bool:

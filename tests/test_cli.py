@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -358,6 +359,13 @@ def test_evaluate_prints_scores_beside_baselines_over_seeds(
     assert "MAE" in out
     assert Path("x.html").read_text().lstrip().lower().startswith("<!doctype html")
     assert not Path("state").exists()
+
+
+def test_matplotlib_says_nothing_about_its_fonts(capfd: pytest.CaptureFixture[str]) -> None:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.NOTSET)
+    run(capfd, "show", "config.toml")
+    logging.getLogger("matplotlib.font_manager").info("generated new fontManager")
+    assert "fontManager" not in capfd.readouterr().err
 
 
 def test_evaluate_scores_what_run_scores(capfd: pytest.CaptureFixture[str]) -> None:

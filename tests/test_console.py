@@ -59,6 +59,10 @@ def test_a_plain_line_says_everything():
     )
 
 
+def test_a_figure_that_is_no_loss_goes_by_its_name():
+    assert "  NRMSE 0.0312, 39% below persistence  " in line(progress(figure="NRMSE"))
+
+
 def test_unknown_values_print_as_a_dash_and_not_as_zero():
     text = line(progress(loss=None, baseline_loss=None, lag="", rule="", snapshot_age_s=None))
     assert text == "12.3k events  842/s  loss -  -  lag -  saved -"

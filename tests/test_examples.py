@@ -111,6 +111,10 @@ def test_the_fptt_example_learns_its_episodes_to_the_end(workplace: Path) -> Non
     assert made[-1]["step"] == 60 * 4  # an event of each stream in a tick
     ends = [line["scored"]["loss"] for line, is_last in zip(made, last, strict=True) if is_last]
     assert sum(ends[-120:]) / 120 < 0.04 < 0.1 < sum(ends[:80]) / 80
+    command = [*command[:4], "--errors", "state/fptt/predictions.jsonl"]
+    told = subprocess.run(command, check=True, stdout=-1, text=True).stdout.split()[-10:]
+    tenths = [sum(ends[i : i + 48]) / 48 for i in range(0, 480, 48)]
+    assert told == [f"{mean:.3f}" for mean in tenths]
 
 
 def test_the_stdin_example_reads_a_pipe_and_answers_on_standard_output(

@@ -111,6 +111,19 @@ def test_numbers_keep_four_digits(value: float | None, text: str) -> None:
     assert number(value) == text
 
 
+def test_what_rounding_leaves_is_zero_and_no_gain_is_told_over_it() -> None:
+    lines = table([mae(0.33, persistence=0.0, mean=1.1e-16)]).splitlines()
+    assert lines[2].split() == ["MAE", "0.3300", "0.000*", "0.000"]
+    assert lines[-1].startswith("vs best is empty where that baseline makes no error")
+    assert gain(mae(0.33, mean=1.1e-16)) == ""
+
+
+def test_a_small_error_is_told_as_it_is() -> None:
+    text = table([mae(0.33, persistence=1e-9, mean=1.0)])
+    assert "1.000e-09*" in text
+    assert "vs best is empty" not in text
+
+
 def test_the_headline_says_what_the_model_beats_and_by_how_much() -> None:
     row = mae(3.0, persistence=6.0, mean=4.0)
     assert headline([row]) == "MAE 3.000: 25.0% better than the best baseline, mean"
@@ -212,6 +225,39 @@ def test_a_page_carries_its_picture_and_its_table(tmp_path: Path) -> None:
     assert base64.b64decode(found[1]).startswith(PNG)
     assert table(rows) in page
     assert "http" not in page
+
+
+def test_a_page_says_its_title_once(tmp_path: Path) -> None:
+    page, bare = tmp_path / "run.html", tmp_path / "bare.png"
+    plot(page, recorded(30), "Flow")
+    plot(bare, recorded(30), "")
+    assert base64.b64encode(bare.read_bytes()).decode() in page.read_text()
+    assert "<h1>Flow</h1>" in page.read_text()
+
+
+def test_forecasts_are_of_one_stream_and_the_panel_names_it() -> None:
+    axes = pytest.importorskip("matplotlib.figure").Figure().subplots()
+    words = report._Words("flow", "loss", "mean", "majority", "pipe 7", "prediction")
+    report._draw_forecast(axes, recorded(30), words)
+    assert axes.get_title(loc="left") == "The last 30 events of pipe 7, the first of several"
+    assert [line.get_label() for line in axes.lines] == ["truth", "prediction"]
+
+
+def test_accuracy_and_loss_are_beside_the_baselines_they_were_recorded_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    told: list[tuple[str, str]] = []
+    line_of = report._line_of
+
+    def listen(axes: Any, points: Any, value: Any, color: str, style: str, label: str) -> None:
+        told.append((label, f"{value(points[0]):g}"))
+        line_of(axes, points, value, color, style, label)
+
+    monkeypatch.setattr(report, "_line_of", listen)
+    points = recorded(30, accuracy=0.9, baseline_accuracy=0.5)
+    plot(tmp_path / "x.png", points, "", baseline="frequencies", guess="no-change")
+    assert told == [("model", "0.9"), ("no-change", "0.5"), ("model", "0.5"), ("frequencies", "1")]
 
 
 def test_a_class_trace_is_drawn_from_its_accuracy(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from benchmarks.reproduce.runner import Record
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette: told apart under every common color blindness
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's palette, with a wine red for its yellow: told apart under every common color
+# blindness
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255")
 MARKDOWN = "md"  # ending of the file for people
 EQUAL = (("ticks", "equal events"), ("updates", "equal updates"))
 FULL = "full"
@@ -133,7 +134,9 @@ def draw(
     rules = list(dict.fromkeys(record.rule for record in records))
     is_locked = any(record.every > 1 for record in records)
     keys = EQUAL if is_locked else EQUAL[1:]
-    figure = Figure(figsize=(6 * len(keys), 4.5), layout="constrained")
+    seeds = sorted({record.seed for record in records})
+    which = f"seed {seeds[0]}" if len(seeds) == 1 else "every seed"
+    figure = Figure(figsize=(6 * len(keys) + 1.5, 4.5), layout="constrained")
     for panel, (key, name) in enumerate(keys):
         axes: Axes = figure.add_subplot(1, len(keys), panel + 1)
         for record in records:
@@ -158,9 +161,9 @@ def draw(
             axes.plot([], [], "k_", label="published")
         axes.set_xlabel("ticks (one event in each lane)" if key == "ticks" else "updates")
         axes.set_ylabel(label)
-        title = f"{experiment.title}, {size}: {name if is_locked else 'every seed'}"
+        title = f"{experiment.title}, {size}: {name if is_locked else which}"
         axes.set_title(textwrap.fill(title, 58))
-        axes.legend(frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, frameon=False)
     figure.savefig(path, dpi=120)
 
 

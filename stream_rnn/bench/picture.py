@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from stream_rnn.bench.machine import Machine
 from stream_rnn.bench.rows import Row
 from stream_rnn.config import ConfigError
+from stream_rnn.report import label_plainly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,6 +98,7 @@ def _axes(panel: Any, ticks: set[int]) -> None:
     panel.set(xscale="log", yscale="log")
     panel.set_xticks(sorted(ticks))
     panel.xaxis.set_major_formatter("{x:.0f}")
+    label_plainly(panel)
     panel.minorticks_off()
     if panel.get_legend_handles_labels()[0]:
         panel.legend()

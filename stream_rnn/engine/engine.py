@@ -76,8 +76,9 @@ class Engine:
         on_events: told of events, in order: of each the stage that refused it, or None.
         on_tick: told of each tick, between two of them; may move the fallback ladder. Of several
             at once, all but the last of a piece of a run, if nothing happened in them.
-        on_score: told of each scored prediction: the prediction, its target and its loss. The
-            task's scores are by then those of the end of the run.
+        on_score: told of each scored prediction: the prediction, its target, its loss and the
+            stream it is of ("": the only one). The task's scores are by then those of the end of
+            the run.
         drift: watches the losses, or None.
     """
 
@@ -96,7 +97,7 @@ class Engine:
         attempts: Attempts | None = None,
         on_events: Callable[[Sequence[str | None]], None] = lambda refused: None,
         on_tick: Callable[[Tick], None] = lambda tick: None,
-        on_score: Callable[[list[float], list[float] | int, float], None] | None = None,
+        on_score: Callable[[list[float], list[float] | int, float, str], None] | None = None,
         drift: Drift | None = None,
     ) -> None:
         self.codec = codec
@@ -457,14 +458,15 @@ class Engine:
         self._n_laid = 0
         self._frames.clear()
 
-    def _note(self, scored: Sequence[Scored]) -> None:
+    def _note(self, items: Sequence[Item], scored: Sequence[Scored]) -> None:
         self.counts.scored += len(scored)
         if self.drift is not None:
             for each in scored:
                 self.drift.update(each.loss)
         if self.on_score is not None:
-            for each in scored:
-                self.on_score(each.prediction, each.target, each.loss)
+            for item, each in zip(items, scored, strict=True):
+                stream = self.lanes.stream_of(item.key)
+                self.on_score(each.prediction, each.target, each.loss, stream)
 
     def _finish(self, first: int, items: Sequence[Item]) -> list[str | None]:
         """Predictions, dead letters and positions, in the order of the events.

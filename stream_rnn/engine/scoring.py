@@ -23,11 +23,15 @@ class Scoring:
     Args:
         task: turns outputs into predictions and scores them.
         lines: names predictions.
-        on_scored: told of the predictions that fell due and had a target, in order.
+        on_scored: told of the predictions that fell due and had a target, in order, and of the
+            event that settled each.
     """
 
     def __init__(
-        self, task: Task, lines: Lines, on_scored: Callable[[Sequence[Scored]], None]
+        self,
+        task: Task,
+        lines: Lines,
+        on_scored: Callable[[Sequence[Item], Sequence[Scored]], None],
     ) -> None:
         self._task = task
         self._lines = lines
@@ -101,7 +105,10 @@ class Scoring:
             item.step = step
             if scored is not None:
                 item.scored = (scored,)
-        self._on_scored([scored for scored in all_scored if scored is not None])
+        self._on_scored(
+            [item for item in items if item.scored],
+            [scored for scored in all_scored if scored is not None],
+        )
 
     def _one(
         self, item: Item, i: int, its: Step, step: int, outputs: list[float], is_rejected: bool
@@ -120,4 +127,4 @@ class Scoring:
         scored = self._pending.settle(item.lane, name, natural, its.target)
         if scored is not None:
             item.scored += (scored,)
-            self._on_scored((scored,))
+            self._on_scored((item,), (scored,))

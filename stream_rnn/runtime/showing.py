@@ -54,7 +54,7 @@ class Showing:
         self._outputs = outputs
         self._rule, self._reason, self._ready = rule, reason, ready
         self._listens = False
-        self._behind: Callable[[list[float], Target, float], None] | None = None
+        self._behind: Callable[[list[float], Target, float, str], None] | None = None
         self._pairs: deque[tuple[list[float], Target]] = deque(maxlen=MAX_PAIRS)
         self._ticks: deque[float] = deque(maxlen=MAX_TICKS)
         self._shown_at = -math.inf
@@ -80,10 +80,10 @@ class Showing:
         elif now - self._shown_at >= 0.9 * FRAME_S:  # `publish` does not come to the millisecond
             self.feed.put(msgspec.json.encode(self._frame(now)))
 
-    def _on_score(self, prediction: list[float], target: Target, loss: float) -> None:
+    def _on_score(self, prediction: list[float], target: Target, loss: float, stream: str) -> None:
         self._pairs.append((prediction, target))
         if self._behind is not None:
-            self._behind(prediction, target, loss)
+            self._behind(prediction, target, loss, stream)
 
     def _frame(self, now: float) -> dict[str, Any]:
         m, applied = self._metrics, self._engine.counts.applied

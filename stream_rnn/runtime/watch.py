@@ -219,7 +219,7 @@ class Watch:
         elif not rate and now > since:
             rate = (applied - before) / (now - since)
         baseline = self._engine.task.baseline
-        loss, baselines = self._engine.task.scores.live()
+        figure, loss, baselines = self._engine.task.scores.shown()
         events = self._metrics.lag_events
         progress = Progress(
             events=applied,
@@ -230,6 +230,7 @@ class Watch:
             rule=self._rule(),
             lag="-" if events is None else f"{events:g} events",
             snapshot_age_s=self._checkpointing.age_s(),
+            figure=figure,
         )
         self._console.show(progress)
         self._notifier.status(lambda: "; ".join([*self.ready(), line(progress)]))

@@ -72,6 +72,10 @@ class Scores(ABC, Generic[B]):
     def live(self) -> tuple[float | None, dict[str, float | None]]:
         """Exponentially weighted mean loss: the model's, and each baseline's."""
 
+    def shown(self) -> tuple[str, float | None, dict[str, float | None]]:
+        """`live`, or what says more, with its name before it: what a person is shown first."""
+        return "loss", *self.live()
+
     @abstractmethod
     def summary(self) -> list[Row]:
         """Cumulative rows, after the warm-up."""

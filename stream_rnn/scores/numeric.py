@@ -118,8 +118,23 @@ class NumericScores(Scores[NumericBaselines]):
         return mean(sums.metrics()["loss"] for sums in self._recent), baselines
 
     @override
+    def shown(self) -> tuple[str, float | None, dict[str, float | None]]:
+        """Of several targets the NRMSE: a mean of their losses would be one of different units."""
+        if len(self.names) == 1:
+            return super().shown()
+        baselines = {
+            name: _average([pair.recent for pair in pairs], "NRMSE")
+            for name, pairs in self._pairs.items()
+        }
+        return "NRMSE", _average(self._recent, "NRMSE"), baselines
+
+    @override
     def summary(self) -> list[Row]:
-        """Cumulative rows after the warm-up: averages over the targets, then target by target."""
+        """Cumulative rows after the warm-up: averages over the targets, then target by target.
+
+        A target for which a metric is not defined, as the NRMSE of one that never changed, is left
+        out of the average.
+        """
         return self._rows(
             self._model,
             {name: [pair.model for pair in pairs] for name, pairs in self._pairs.items()},

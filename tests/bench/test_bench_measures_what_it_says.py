@@ -154,6 +154,18 @@ def test_the_picture_shows_throughput_over_lanes() -> None:
     assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
 
 
+def test_the_axes_of_the_picture_have_labels_between_the_powers_of_ten() -> None:
+    rows = [row_of(64, n_lanes) for n_lanes in (1, 2, 8, 64)]
+    figure = figure_of(HERE, rows)
+    figure.canvas.draw()
+    below = figure.axes[1]
+    low, high = below.get_ylim()
+    shown = [
+        tick.get_text() for tick in below.get_yticklabels() if low <= tick.get_position()[1] <= high
+    ]
+    assert shown == ["500,000", "1,000,000", "2,000,000"]
+
+
 def test_without_several_numbers_of_lanes_there_is_nothing_below() -> None:
     figure = figure_of(HERE, [row_of(32, 1), row_of(64, 1), row_of(128, 8)])
     assert [axes.get_xlabel() for axes in figure.axes] == ["units"]

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +20,7 @@ from benchmarks.reproduce.experiment import Point, Published, Refused
 from benchmarks.reproduce.ptb import Ptb
 from benchmarks.reproduce.rules import rule_of
 from benchmarks.reproduce.runner import Record, read_record, run
-from benchmarks.reproduce.table import NOT_COMPARABLE, markdown, rows
+from benchmarks.reproduce.table import NOT_COMPARABLE, draw, markdown, rows
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = replace(
@@ -229,6 +230,42 @@ def test_the_command_writes_table_and_picture(tmp_path: Path) -> None:
         "tbptt-lock-2",
     }
     assert (out / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def figure_of(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The picture of the runs, as it is saved."""
+    figure = pytest.importorskip("matplotlib.figure").Figure
+    saved: list[Any] = []
+    monkeypatch.setattr(figure, "savefig", lambda self, *_, **__: saved.append(self))
+    draw(CopyTask(None), TINY, "small", records, Path("plot.png"), "T", "T* reached")
+    return saved[0]
+
+
+def ran(rule: str, seed: int, every: int = 1) -> Record:
+    points = [{"ticks": t, "updates": t // every, "T": t / 10} for t in (0, 20, 40)]
+    return Record(rule, seed, {}, "cpu", every, points=points)
+
+
+def test_the_picture_tells_eight_rules_apart_by_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figure_of([ran(f"rule-{i}", 0) for i in range(8)], monkeypatch)
+    assert len({line.get_color() for line in figure.axes[0].lines}) == 8
+
+
+def test_the_legend_of_the_picture_hides_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figure_of([ran("ok", seed, every) for seed in (0, 1) for every in (1, 2)], monkeypatch)
+    figure.canvas.draw()
+    (legend,) = (axes.get_legend() for axes in figure.axes if axes.get_legend())
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+    assert box.x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize(("seeds", "told"), [((3,), "seed 3"), ((0, 1), "every seed")])
+def test_the_picture_says_which_seeds_it_shows(
+    seeds: tuple[int, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = figure_of([ran("ok", seed) for seed in seeds], monkeypatch)
+    assert figure.axes[0].get_title().endswith(f"small: {told}")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stream_rnn.engine.engine import Engine
 from stream_rnn.engine.frames import Tick
 from stream_rnn.evaluation import evaluate
 from stream_rnn.native import loading
-from stream_rnn.report import Recorder
+from stream_rnn.results import Trace
 from stream_rnn.spi import Event
 
 ELEMENTWISE = {"cell": {"kind": "lru", "units": 4}}
@@ -180,9 +180,9 @@ def test_a_picture_has_each_event_at_its_place() -> None:
         "task": FORECAST | {"target": "value"},
         "learner": ELEMENTWISE,
     }
-    recorder = Recorder()
-    evaluate(tables, None, None, recorder)
-    points = recorder.recent()
+    trace = Trace()
+    evaluate(tables, None, None, trace)
+    points = trace.every.recent()
     assert [point.event for point in points] == list(range(3, 301))
     assert len({point.loss for point in points}) == len(points)
 

@@ -110,7 +110,7 @@ def test_a_long_poll_is_shown_while_it_is_worked_off() -> None:
 def test_the_scored_predictions_come_in_order_each_once() -> None:
     seen: list[tuple[float, float]] = []
     runtime = runtime_of(numbers(60), CollectorRegistry())
-    runtime.engine.on_score = lambda p, t, loss: seen.append((p[0], t[0]))  # type: ignore[index]
+    runtime.engine.on_score = lambda p, t, *_: seen.append((p[0], t[0]))  # type: ignore[index]
     runtime.watch.feed.join()
     runtime.run()
     told = [tuple(pair) for frame in frames(runtime) for pair in frame["scored"]["pairs"]]
@@ -123,7 +123,7 @@ def test_who_listened_to_scores_before_listens_still_when_the_watcher_has_gone()
     runtime = runtime_of(numbers(60), CollectorRegistry())
     seen: list[float] = []
 
-    def listen(prediction: Any, target: Any, loss: float) -> None:
+    def listen(prediction: Any, target: Any, loss: float, stream: str) -> None:
         seen.append(loss)
         if len(seen) == 30:
             runtime.watch.feed.leave()
