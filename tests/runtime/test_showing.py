@@ -237,3 +237,10 @@ def test_one_thread_writes_while_another_reads() -> None:
     writer.join()
     assert got == sorted(set(got))
     assert got[-1] == 29_999
+
+
+def test_metrics_and_status_call_the_promise_the_same() -> None:
+    registry = CollectorRegistry()
+    level = runtime_of([], registry).watch.status()["sources"][0]["level"]
+    labels = {"source": "source", "level": level}
+    assert registry.get_sample_value("stream_rnn_guarantee_info", labels) == 1
