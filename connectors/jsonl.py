@@ -385,6 +385,8 @@ class JsonlSource(Source):
         try:
             size = self._path.stat().st_size
         except OSError as error:
+            if self._follow and isinstance(error, FileNotFoundError):
+                return [Finding(True, f"{self._path} may come later: a run waits for it")]
             return [Finding(self._follow, f"{self._path} cannot be read now: {error.strerror}")]
         findings = [Finding(True, f"{self._path} holds {size} bytes")]
         for place in self._known(resume or {}):

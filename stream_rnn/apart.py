@@ -17,11 +17,12 @@ from typing import Any
 from stream_rnn.assembly.settings import MetricsTable, ReadersTable
 from stream_rnn.config import ConfigError
 from stream_rnn.engine.engine import Engine
+from stream_rnn.http.guard import LEAST_TOKEN_CHARS
 from stream_rnn.http.server import HttpServer, listen
 from stream_rnn.readers.shared import Shared
 from stream_rnn.readers.supervisor import Supervisor
 from stream_rnn.readers.zeromq import require_place
-from stream_rnn.spi import SettingError
+from stream_rnn.spi import SettingError, require_port
 
 MODULE = "stream_rnn.serving"
 PATIENCE_S = 4.0  # with a port in use
@@ -55,6 +56,7 @@ def apart(
     engine: Engine,
     model: Mapping[str, Any],
     metrics: MetricsTable,
+    token: Callable[[], str],
     ready: Callable[[], list[str]],
 ) -> Iterator[Apart]:
     """Start the process, and end it on the way out.
@@ -63,7 +65,8 @@ def apart(
         table: `[readers]`, with `process`.
         engine: whose state is published.
         model: what it is built from, as in a snapshot.
-        metrics: whose certificate is shown, and whose token POST /predict needs.
+        metrics: whose certificate is shown.
+        token: what POST /predict needs; asked for once its port is taken.
         ready: reasons against the daemon's readiness, which the process passes on.
 
     Raises:
@@ -71,9 +74,12 @@ def apart(
     """
     doors: list[socket.socket] = []
     try:
-        http, url = _http(table, metrics, doors)
         zeromq = _zeromq(table, doors)
+        http, url = _http(table, metrics, token, doors)
         shared = Shared(engine, table.publish_ms / 1000)
+    except ConfigError:
+        _close(doors)
+        raise
     except SettingError as error:
         _close(doors)
         raise ConfigError(f"[readers] {error}") from error
@@ -101,19 +107,36 @@ def apart(
         shared.close()
 
 
+def rehearse(table: ReadersTable, metrics: MetricsTable) -> None:
+    """Take the addresses and let them go; raises ConfigError as `apart`."""
+    doors: list[socket.socket] = []
+    try:
+        _zeromq(table, doors)
+        _http(table, metrics, lambda: metrics.token or "?" * LEAST_TOKEN_CHARS, doors)
+    except SettingError as error:
+        raise ConfigError(f"[readers] {error}") from error
+    finally:
+        _close(doors)
+
+
 def _http(
-    table: ReadersTable, metrics: MetricsTable, doors: list[socket.socket]
+    table: ReadersTable,
+    metrics: MetricsTable,
+    token: Callable[[], str],
+    doors: list[socket.socket],
 ) -> tuple[dict[str, Any] | None, str | None]:
     if table.http is None:
         return None, None
-    token, certificate, key = metrics.token, metrics.certificate, metrics.key
+    certificate, key = metrics.certificate, metrics.key
+    place = require_port(table.http, "http")
     with _said_of("http"):
-        server = HttpServer(table.http, {}, token=token, certificate=certificate, key=key)
-        door = _patiently(server.bind)
-    doors.append(door)
+        door = _patiently(lambda: listen(*place))
+        doors.append(door)
+        needed = token()
+        server = HttpServer(table.http, {}, token=needed, certificate=certificate, key=key)
     host, _, _ = table.http.rpartition(":")
     address = f"{host}:{door.getsockname()[1]}"
-    secrets = {"token": token, "certificate": certificate, "key": key}
+    secrets = {"token": needed, "certificate": certificate, "key": key}
     return secrets | {
         "address": address,
         "listening": door.fileno(),

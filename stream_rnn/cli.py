@@ -19,7 +19,7 @@ from stream_rnn import __version__
 from stream_rnn.config import ConfigError
 from stream_rnn.ctl import VERBS, command
 
-OK, CRASH, TEMPORARY, CONFIGURATION = 0, 1, 75, 78
+OK, CRASH, TEMPORARY, CONFIGURATION, INTERRUPTED = 0, 1, 75, 78, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,7 +29,8 @@ def cli(verbose: bool) -> None:
     """Learn a recurrent network from an unbounded event stream, one update per event.
 
     \b
-    Exit codes: 0 done, 1 crash, 75 temporary (source gone too long), 78 configuration.
+    Exit codes: 0 done, 1 crash, 75 temporary (source gone too long), 78 configuration,
+    130 interrupted.
     """  # noqa: D301 - click reads the backspace
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", force=True)
@@ -64,17 +65,21 @@ def run(
     """Run the daemon; resumes where the last snapshot ends.
 
     \b
-    SIGTERM, SIGINT  drain, snapshot, exit 0; a second one leaves at once
+    SIGTERM, SIGINT  drain, snapshot, exit 0; a second one leaves at once, as does one
+                     in the seconds before it starts (143, 130)
     SIGUSR1          snapshot now
     SIGHUP           read the configuration again
     """  # noqa: D301 - click reads the backspace
     for number in (signal.SIGUSR1, signal.SIGHUP):  # until the daemon takes them: they would kill
         signal.signal(number, signal.SIG_IGN)
-    from stream_rnn import commands
-
     if fresh and migrate:
         raise ConfigError("--fresh starts over, --migrate carries over: give one of them")
-    commands.run(config, max_events, fresh, migrate, require)
+    try:
+        from stream_rnn import commands
+
+        commands.run(config, max_events, fresh, migrate, require)
+    except KeyboardInterrupt as error:  # the daemon, once it runs, takes the signal itself
+        raise Interrupted("interrupted before the start; nothing was learned") from error
 
 
 @cli.command(epilog="\b\n" + "\n".join(f"{verb:11} {does}" for verb, does in VERBS.items()))
@@ -108,7 +113,10 @@ def ctl(target: Path, verb: str, argument: str | None, patience_s: float | None)
     help="Folder for predictions, snapshots and the picture.",
 )
 def demo(max_events: int | None, seed: int, out: Path) -> None:
-    """The main job on a real stream that comes along; no broker, no GPU, no file needed."""
+    """Learn a real stream that comes along.
+
+    The main job; no broker, no GPU, no file needed.
+    """
     from stream_rnn import commands
 
     commands.demo(max_events, seed, out)
@@ -126,9 +134,10 @@ def demo(max_events: int | None, seed: int, out: Path) -> None:
     "--cacert", type=click.Path(path_type=Path), help="PEM file: who may sign its certificate."
 )
 def top(target: str | None, state: Path | None, token: str | None, cacert: Path | None) -> None:
-    """Watch a running daemon: a screen over its HTTP side, by default 127.0.0.1:9464.
+    """Watch a running daemon in a terminal.
 
-    Reads only, once a second; the daemon learns the same with it or without.
+    A screen over its HTTP side, by default 127.0.0.1:9464. Reads only, once a second; the daemon
+    learns the same with it or without.
     """
     from stream_rnn.top.command import command as watch
 
@@ -138,7 +147,10 @@ def top(target: str | None, state: Path | None, token: str | None, cacert: Path 
 @cli.command()
 @config_argument
 def check(config: Path) -> None:
-    """Build everything, open the source, verify the cell, print the guarantee."""
+    """Whether a configuration would run, and what it promises.
+
+    Builds everything, opens the source, takes the addresses for a moment, verifies the cell.
+    """
     from stream_rnn import commands
 
     commands.check(config)
@@ -155,7 +167,7 @@ def show(target: Path) -> None:
 
 @cli.group()
 def ckpt() -> None:
-    """Look into snapshots, compare and verify them, go back to one, take one out."""
+    """Snapshots: look into, compare, verify, go back, take out."""
 
 
 state_argument = click.argument(
@@ -166,7 +178,10 @@ state_argument = click.argument(
 @ckpt.command("ls")
 @state_argument
 def ckpt_ls(target: Path) -> None:
-    """The snapshots, newest first, each verified, and where in the stream they stand."""
+    """The snapshots, newest first, each verified.
+
+    And where in the stream they stand.
+    """
     from stream_rnn import ckpt
 
     ckpt.ls(target)
@@ -185,7 +200,10 @@ def ckpt_show(target: Path) -> None:
 @click.argument("first", type=click.Path(path_type=Path), metavar="A")
 @click.argument("second", type=click.Path(path_type=Path), metavar="B")
 def ckpt_diff(first: Path, second: Path) -> None:
-    """What changed from A to B; each a snapshot, or a state folder (its newest)."""
+    """What changed from snapshot A to B.
+
+    Of a state folder it is the newest.
+    """
     from stream_rnn import ckpt
 
     ckpt.diff(first, second)
@@ -204,7 +222,10 @@ def ckpt_verify(target: Path) -> None:
 @state_argument
 @click.option("--to", required=True, metavar="STEP", help="Folder name, or the number of the step.")
 def ckpt_rollback(target: Path, to: str) -> None:
-    """Continue from an older snapshot: newer ones are moved aside, never deleted."""
+    """Continue from an older snapshot.
+
+    Newer ones are moved aside, never deleted.
+    """
     from stream_rnn import ckpt
 
     ckpt.rollback(target, to)
@@ -216,7 +237,10 @@ def ckpt_rollback(target: Path, to: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--mean", is_flag=True, help="The running means that FPTT keeps of the parameters.")
 def ckpt_export(target: Path, step: str, file: Path, mean: bool) -> None:
-    """Take a snapshot out (STEP, or "newest"): FILE.safetensors holds parameters, FILE.tar all."""
+    """Take a snapshot out (STEP, or "newest") into a file.
+
+    FILE.safetensors holds the parameters, FILE.tar everything.
+    """
     from stream_rnn import ckpt
 
     ckpt.take_out(target, step, file, mean=mean)
@@ -226,7 +250,10 @@ def ckpt_export(target: Path, step: str, file: Path, mean: bool) -> None:
 @click.argument("address", default="127.0.0.1:9464", metavar="[[https://]HOST:PORT]")
 @click.option("--ready", is_flag=True, help="Ask whether it does its job, not whether it is alive.")
 def health(address: str, ready: bool) -> None:
-    """Whether the daemon whose [metrics] page is at HOST:PORT is well: exit code 0, else 1."""
+    """Whether a running daemon is well: exit code 0, else 1.
+
+    The one whose [metrics] page is at HOST:PORT.
+    """
     from stream_rnn import probe
 
     try:
@@ -250,7 +277,10 @@ def health(address: str, ready: bool) -> None:
 )
 @plot_option
 def evaluate(config: Path, max_events: int | None, seeds: int, plot: Path | None) -> None:
-    """Prequential scores of a recorded stream beside baselines: a table and a picture."""
+    """Score a recorded stream beside baselines.
+
+    Prequential scores as a table, and a picture.
+    """
     from stream_rnn import commands
 
     commands.evaluate(config, max_events, seeds, plot)
@@ -261,7 +291,10 @@ def evaluate(config: Path, max_events: int | None, seeds: int, plot: Path | None
 @click.argument("record")
 @click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait.")
 def predict(target: str, record: str, timeout: float) -> None:
-    """Ask a running daemon what it predicts for RECORD (JSON); nothing is learned from it."""
+    """Ask a running daemon what it predicts for RECORD (JSON).
+
+    Nothing is learned from it.
+    """
     from stream_rnn import asking
 
     asking.predict(target, record, timeout)
@@ -276,7 +309,10 @@ def predict(target: str, record: str, timeout: float) -> None:
 def bench(
     size: str | None, only: tuple[str, ...], json_path: Path | None, plot: Path | None
 ) -> None:
-    """Time a tick per cell, rule, size and lanes beside its floor, and the daemon by stage."""
+    """Time a tick beside its floor, and the daemon by stage.
+
+    A tick per cell, rule, size and lanes.
+    """
     # what is compared runs on one thread; libraries look when they are loaded, which is below
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     from stream_rnn.bench import command
@@ -317,7 +353,10 @@ def dlq_ls(target: Path, stages: tuple[str, ...], as_lines: bool, last: int | No
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="A new file; else stdout."
 )
 def dlq_replay(target: Path, stages: tuple[str, ...], out: Path | None) -> None:
-    """Write their original bytes, one event a line, to be read again by a jsonl source."""
+    """Write their original bytes, to be fed again.
+
+    One event a line, as a jsonl source reads it.
+    """
     from stream_rnn import dlq
 
     dlq.replay(target, stages, out)
@@ -342,8 +381,11 @@ def _exit_code(command: Callable[[], Any]) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except Interrupted as error:
+        click.echo(f"stream-rnn: {error}", err=True)
+        return INTERRUPTED
     except (click.Abort, KeyboardInterrupt):
-        return CRASH
+        return INTERRUPTED
     except Temporary as error:
         click.echo(f"stream-rnn: {error}", err=True)
         return TEMPORARY
@@ -351,6 +393,10 @@ def _exit_code(command: Callable[[], Any]) -> int:
         logging.getLogger(__name__).exception("stream-rnn crashed; the last snapshot stands")
         return CRASH
     return OK
+
+
+class Interrupted(Exception):
+    """By Ctrl-C, where nothing drains: exit code 130, as of a program that the signal ends."""
 
 
 class Temporary(Exception):

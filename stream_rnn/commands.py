@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,22 @@ from prometheus_client import CollectorRegistry
 
 from stream_rnn import app, ckpt, config, evaluation, report, results, resuming
 from stream_rnn import demo as demo_stream
+from stream_rnn.apart import rehearse
+from stream_rnn.assembly.settings import MetricsTable
 from stream_rnn.checkpoint import snapshot
 from stream_rnn.config import ConfigError
 from stream_rnn.control.client import NoAnswer, ask
-from stream_rnn.daemon import place_of, run_job, serve
+from stream_rnn.daemon import (
+    open_readers,
+    place_of,
+    readers_lines,
+    readers_place,
+    run_job,
+    serve,
+)
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.preview import preview
+from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.runtime.checkpointing import SOURCE
 from stream_rnn.spi import Finding, NotConnected, SettingError
 
@@ -88,7 +99,7 @@ def check(path: Path) -> None:
     """`stream-rnn check`."""
     tables = config.load(path)
     job = app.build(tables)
-    for line in job.banner:
+    for line in (*job.banner, *readers_lines(job, readers_place(job))):
         click.echo(line)
     cell = getattr(job.engine.learner.recurrence, "cell", None)
     if cell is not None:
@@ -99,8 +110,7 @@ def check(path: Path) -> None:
         except AssertionError as error:
             raise ConfigError(f"[learner] cell: its derivatives are wrong: {error}") from error
         click.echo("  cell         closed-form derivatives equal numerical ones")
-    if Path(job.state.dir).exists() and not Path(job.state.dir).is_dir():
-        raise ConfigError(f"[state] dir: {job.state.dir!r} is no folder; name another place")
+    resuming.require_place(Path(job.state.dir))
     newest = resuming.newest_readable(snapshot.snapshots(Path(job.state.dir)))
     if newest is not None:
         resuming.require_same_model(job, newest)
@@ -121,17 +131,39 @@ def check(path: Path) -> None:
             findings.append(Finding(True, f"the source's address is taken: {BY_ITSELF}"))
         except NotConnected as error:
             findings.append(Finding(False, f"the source is not reachable now: {error}"))
-    if job.metrics is not None:
-        try:
-            serve(job.metrics, CollectorRegistry(), dict, list, list).close()
-        except ConfigError as error:
-            if not _is_its_daemons(job, error):
-                raise
-            findings.append(Finding(True, f"{job.metrics.address} is taken: {BY_ITSELF}"))
+    findings += _addresses(job)
     for finding in findings:
         click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}")
     if not all(finding.ok for finding in findings):
         raise ConfigError("the configuration is sound, but see BUT above")
+
+
+def _addresses(job: app.Job) -> list[Finding]:
+    """Take those that a run listens at, and let them go; tells of those that its daemon has."""
+    tries: list[tuple[str, Callable[[], None]]] = []
+    if job.metrics is not None:
+        table = job.metrics
+        given = table, CollectorRegistry(), dict, list, list
+        tries.append((table.address, lambda: serve(*given).close()))
+    if job.apart is not None:
+        apart, certified = job.apart, job.metrics or MetricsTable()
+        tries.append(("a [readers] address", lambda: rehearse(apart, certified)))
+    if job.readers_socket is not None:
+        tries.append((job.readers_socket.address, partial(_try_socket, job.readers_socket)))
+    findings = []
+    for address, try_it in tries:
+        try:
+            try_it()
+        except ConfigError as error:
+            if not _is_its_daemons(job, error):
+                raise
+            findings.append(Finding(True, f"{address} is taken: {BY_ITSELF}"))
+    return findings
+
+
+def _try_socket(socket: ReadersSocket) -> None:
+    open_readers(socket)
+    socket.close()
 
 
 def _targets(task: Mapping[str, Any]) -> list[str]:

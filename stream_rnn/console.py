@@ -35,6 +35,7 @@ class Progress:
         lag: how far behind, as text, e.g. "12 events" or "0".
         snapshot_age_s: of the newest durable snapshot.
         figure: what `loss` and `baseline_loss` are called.
+        paused: who holds the polling, e.g. "ctl" or "breaker"; "" while nobody does.
     """
 
     events: int
@@ -46,6 +47,7 @@ class Progress:
     lag: str
     snapshot_age_s: float | None
     figure: str = "loss"
+    paused: str = ""
 
 
 class Console:
@@ -156,17 +158,20 @@ def line(progress: Progress, columns: int | None = None) -> str:
     age_s = _known(progress.snapshot_age_s)
     fields = {
         "events": f"{human(progress.events)} events",
+        "paused": f"paused: {printable(progress.paused)}",
         "rate": f"{human(progress.events_per_s)}/s",
         "loss": compared(progress.loss, progress.baseline_loss, progress.baseline, progress.figure),
         "rule": printable(progress.rule) or "-",
         "lag": f"lag {printable(progress.lag) or '-'}",
         "saved": "saved -" if age_s is None else f"saved {duration(age_s)} ago",
     }
+    if not progress.paused:
+        del fields["paused"]
     text = "  ".join(fields.values())
     if columns is None or len(text) <= columns:
         return text
     fields["saved"] = fields["saved"].removesuffix(" ago")
-    for least in ("", "rule", "saved", "lag", "rate", "loss"):
+    for least in ("", "rule", "saved", "lag", "rate", "loss", "paused"):
         fields.pop(least, None)
         text = "  ".join(fields.values())
         if len(text) <= columns:

@@ -32,7 +32,7 @@ from stream_rnn.control.server import ControlServer
 from stream_rnn.http.guard import token_in
 from stream_rnn.http.live import Feed, live_stream, page
 from stream_rnn.http.pages import Predict, moved, pages, predicting
-from stream_rnn.http.server import HttpServer
+from stream_rnn.http.server import HttpServer, listen
 from stream_rnn.journal.source import JournaledSource
 from stream_rnn.metrics import Metrics
 from stream_rnn.notify import Notifier
@@ -40,7 +40,7 @@ from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
-from stream_rnn.spi import Guarantee, NotConnected, SettingError, Sink, Source
+from stream_rnn.spi import LEVELS, Guarantee, NotConnected, SettingError, Sink, Source, require_port
 from stream_rnn.tuning import Tuning
 
 _log = logging.getLogger(__name__)
@@ -86,12 +86,13 @@ def run_job(
             runtime.restore(newest)
             runtime.metrics.snapshot_fallbacks = len(newest.fallbacks)
         folder, table = Path(job.state.dir), job.metrics or MetricsTable()
-        asked_at = None if job.readers is None else "no address of their own"
+        asked_at = readers_place(job)
         elsewhere = None
         if job.apart is not None:
-            table = replace(table, token=post_token(table, folder))
-            given = job.apart, job.engine, job.model, table, runtime.watch.ready_alone
+            token = partial(post_token, table, folder)
+            given = job.apart, job.engine, job.model, table, token, runtime.watch.ready_alone
             beside = stack.enter_context(apart(*given))
+            table = replace(table, token=token())
             attend(runtime, beside)
             elsewhere = beside.places
             asked_at = f"{elsewhere}, a process of their own"
@@ -114,8 +115,11 @@ def run_job(
             open_readers(job.readers_socket)
             stack.callback(job.readers_socket.close)
             asked_at = job.readers_socket.address
-        readers = [] if asked_at is None else [f"  readers      {asked_at}"]
-        for line in (*job.banner, *readers, resuming.start_line(newest, job.state.dir)):
+        for line in (
+            *job.banner,
+            *readers_lines(job, asked_at),
+            resuming.start_line(newest, job.state.dir),
+        ):
             click.echo(line, err=True)
         if runtime.freeze.since_step is not None:
             text = f"since step {runtime.freeze.since_step}: nothing is learned until ctl unfreeze"
@@ -131,6 +135,27 @@ def run_job(
     click.echo(report.table(results.rows(job.engine.task)), err=True)
     for line in unused(runtime):
         click.echo(line, err=True)
+
+
+def readers_place(job: Job) -> str | None:
+    """Where readers ask, as configured; None: nobody answers them."""
+    if job.apart is not None:
+        places = [each for each in (job.apart.http, job.apart.address) if each is not None]
+        return f"{', '.join(places)}, a process of their own"
+    if job.readers_socket is not None:
+        return job.readers_socket.address
+    return None if job.readers is None else "no address of their own"
+
+
+def readers_lines(job: Job, asked_at: str | None) -> list[str]:
+    """For the banner: where readers ask, and where the token is that is made for HTTP."""
+    if asked_at is None:
+        return []
+    lines = [f"  readers      {asked_at}"]
+    table = job.metrics or MetricsTable()
+    if table.token is None and (job.apart is not None or job.metrics is not None):
+        lines.append(f"  token        {Path(job.state.dir) / TOKEN}, for POST /predict")
+    return lines
 
 
 def unused(runtime: Runtime) -> list[str]:
@@ -157,7 +182,7 @@ def make_runtime(
     metrics = Metrics(registry, baselines=tuple(task.scores.live()[1]))
     metrics.lanes_capacity = job.engine.lanes.capacity
     metrics.parameters = sum(p.numel() for p in job.engine.learner.parameters())
-    metrics.guarantee_info = ((SOURCE, job.source.guarantee.value),)
+    metrics.guarantee_info = ((SOURCE, LEVELS[job.source.guarantee]),)
     journal = job.source if isinstance(job.source, JournaledSource) else None
     behind = job.source if journal is None else journal.inner
     if behind.guarantee is Guarantee.REPLAYABLE:
@@ -271,20 +296,25 @@ def serve(
     elif elsewhere is not None:
         routes |= moved(elsewhere)
     token = table.token
-    if predict is not None and state_dir is not None:
-        token = post_token(table, state_dir)
-    try:
-        server = HttpServer(
-            table.address,
-            routes,
-            insecure=table.insecure,
-            token=token,
-            certificate=table.certificate,
-            key=table.key,
-        )
-        server.open()
-    except SettingError as error:
-        raise ConfigError(f"[metrics] {error}") from error
+    with ExitStack() as undo:
+        try:
+            listening = listen(*require_port(table.address))
+            undo.callback(listening.close)
+            if predict is not None and state_dir is not None:  # not before the port is ours
+                token = post_token(table, state_dir)
+            server = HttpServer(
+                table.address,
+                routes,
+                insecure=table.insecure,
+                token=token,
+                certificate=table.certificate,
+                key=table.key,
+                listening=listening,
+            )
+            server.open()
+        except SettingError as error:
+            raise ConfigError(f"[metrics] {error}") from error
+        undo.pop_all()
     if not server.local and table.token is not None and table.certificate is None:
         _log.warning(
             "[metrics] the token travels in clear: anybody on the way reads it; set certificate "
@@ -294,15 +324,13 @@ def serve(
 
 
 def post_token(table: MetricsTable, state_dir: Path) -> str:
-    """What POST /predict needs: the configured token, or one that is made, kept and told of."""
+    """What POST /predict needs: the configured token, or one that is made and kept."""
     if table.token is not None:
         return table.token
     try:
-        token = token_in(state_dir / TOKEN)
+        return token_in(state_dir / TOKEN)
     except SettingError as error:
         raise ConfigError(f"[metrics] {error}") from error
-    click.echo(f"  token        {state_dir / TOKEN}, for POST /predict", err=True)
-    return token
 
 
 def attend(runtime: Runtime, beside: Apart) -> None:

@@ -51,6 +51,8 @@ def preview(source: Source, engine: Engine, targets: Sequence[str]) -> list[Find
         if all(record.get(name) is None for record in records):
             text = f"the next {what}: none holds the target {name!r}, so nothing would be learned"
             findings.append(Finding(False, text))
+    if objection := engine.task.objection(records):
+        findings.append(Finding(False, f"the next {what}: {objection}"))
     return findings
 
 

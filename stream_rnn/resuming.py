@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import click
 import msgspec
@@ -33,6 +34,22 @@ def open_store(directory: Path, keep: int, fresh: bool) -> Store:
     except (CheckpointError, OSError) as error:
         raise ConfigError(f"[state] dir = {str(directory)!r}: {error}") from error
     return store
+
+
+def require_place(directory: Path) -> None:
+    """Refuse a state folder that could not be made or written. Leaves nothing behind."""
+    place = f"[state] dir = {str(directory)!r}"
+    try:
+        there = next(each for each in (directory, *directory.parents) if each.exists())
+        if not there.is_dir():
+            raise ConfigError(f"[state] dir: {str(there)!r} is no folder; name another place")
+        with TemporaryFile(dir=there):  # permissions alone do not tell: /proc, a full disk
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{place}: nothing can be written there ({error.strerror}); check the path and its "
+            "permissions, or name another place"
+        ) from error
 
 
 def newest(store: Store) -> Loaded | None:
@@ -73,9 +90,7 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
         raise ConfigError(
             f"[state] dir = {job.state.dir!r} holds another model:\n  "
             + "\n  ".join(lines)
-            + "\nWrite what the state has into this configuration to go on with it, give it a dir "
-            "of its own, carry over what fits with --migrate, or start over with --fresh (the old "
-            "state is kept)"
+            + f"\n{_remedies(loaded.step)}"
         )
     stood = loaded.positions.get(SOURCE, {})
     if PARTITION in stood and not isinstance(job.source, JournaledSource):
@@ -97,8 +112,22 @@ def require_same_model(job: Job, loaded: Loaded) -> None:
         )
 
 
+def _remedies(step: int) -> str:
+    """What to do with the state of another model that has learned so many ticks."""
+    if not step:
+        return (
+            "It has learned nothing yet: start over with --fresh, which loses nothing (the old "
+            "state is kept), or give this configuration a dir of its own"
+        )
+    return (
+        "Write what the state has into this configuration to go on with it, give it a dir "
+        "of its own, carry over what fits with --migrate, or start over with --fresh (the old "
+        "state is kept)"
+    )
+
+
 def _shown(value: object) -> str:
-    return "none" if value is None else repr(value)
+    return "none (the default)" if value is None else repr(value)
 
 
 def migrated(job: Job, loaded: Loaded) -> Loaded:

@@ -214,6 +214,7 @@ def test_probing_the_fidelity_makes_no_other_model() -> None:
             {"cell": {"kind": "gru", "units": 4, "n_units": 5}},
             "[learner] cell unknown key 'n_units'; did you mean 'units'?",
         ),
+        ({"cell": {"kind": "gru", "units": "32"}}, "[learner] cell units: expected int, got str"),
         ({"cell": {"kind": "gru", "units": 2**62}}, "[learner] cell: units must be at most 131072"),
         ({"credit": {"kind": "exact"}}, "[learner] credit: unknown kind 'exact' (known: rtrl,"),
         ({"fallback": {}}, "[learner] fallback: a rung without a kind: {}"),

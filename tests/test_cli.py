@@ -245,6 +245,84 @@ def test_check_refuses_a_file_for_a_state_folder(capfd: pytest.CaptureFixture[st
     assert "[state] dir: 'events.jsonl' is no folder" in err
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("/proc/x", "[state] dir = '/proc/x': nothing can be written there"),
+        ("events.jsonl/x", "[state] dir: 'events.jsonl' is no folder"),
+    ],
+)
+def test_check_refuses_a_state_folder_that_cannot_be_made(
+    capfd: pytest.CaptureFixture[str], place: str, said: str
+) -> None:
+    Path("config.toml").write_text(f'{QUICK}[state]\ndir = "{place}"\n')
+    _, err = run(capfd, "check", "config.toml", code=78)
+    assert said in err
+
+
+def test_check_says_where_readers_ask_and_where_their_token_will_be(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path("config.toml").write_text(
+        f'{QUICK}[metrics]\naddress = "127.0.0.1:0"\n[readers]\naddress = "tcp://127.0.0.1:0"\n'
+    )
+    out, _ = run(capfd, "check", "config.toml")
+    assert "  readers      tcp://127.0.0.1:0\n  token        state/token, for POST /predict" in out
+    assert not Path("state").exists()
+
+
+@pytest.mark.parametrize(("n", "code"), [(16, 0), (17, 78)])
+def test_check_counts_the_classes_of_the_sample(
+    capfd: pytest.CaptureFixture[str], n: int, code: int
+) -> None:
+    lines = [json.dumps({"y": i % n + 0.5, "x": 1}) for i in range(60)]
+    Path("events.jsonl").write_text("\n".join(lines) + "\n")
+    text = QUICK.replace('"forecast"', '"classification"') + '[features]\nnumeric = ["x"]\n'
+    Path("config.toml").write_text(text)
+    out, _ = run(capfd, "check", "config.toml", code=code)
+    assert ("BUT          the next 60 events: 17 classes in the target 'y'" in out) is bool(code)
+
+
+def test_check_of_a_followed_file_that_may_come_later_says_so_once(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path("config.toml").write_text(QUICK.replace('"events.jsonl"', '"later.jsonl"\nfollow = true'))
+    out, _ = run(capfd, "check", "config.toml", code=78)
+    assert "ok           later.jsonl may come later: a run waits for it" in out
+    assert "BUT          the source is not reachable now: later.jsonl does not exist yet" in out
+
+
+def test_a_state_that_learned_nothing_may_be_left_behind_at_no_loss(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    text = Path("config.toml").read_text()
+    Path("config.toml").write_text(text.replace('target = "y"', 'target = "typo"'))
+    run(capfd, "run", "config.toml")
+    Path("config.toml").write_text(text)
+    _, err = run(capfd, "run", "config.toml", code=78)
+    assert "task.target: the state has 'typo', the configuration 'y'" in err
+    assert "It has learned nothing yet: start over with --fresh, which loses nothing" in err
+
+
+def test_an_interrupted_start_says_that_nothing_was_learned(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stream_rnn.commands.run", interrupted)
+    _, err = run(capfd, "run", "config.toml", code=130)
+    assert err == "stream-rnn: interrupted before the start; nothing was learned\n"
+
+
+@pytest.mark.parametrize("group", [[], ["ckpt"], ["dlq"]])
+def test_help_says_of_each_command_what_it_does_without_being_cut(
+    capfd: pytest.CaptureFixture[str], group: list[str]
+) -> None:
+    out, _ = run(capfd, *group, "--help")
+    assert "..." not in out.partition("Commands:")[2]
+
+
 def test_a_run_says_in_the_end_what_could_not_be_used(capfd: pytest.CaptureFixture[str]) -> None:
     with Path("events.jsonl").open("a") as file:
         file.write('no JSON\n{"y": "high", "x": 1}\n')
@@ -274,7 +352,7 @@ def test_check_of_a_source_that_is_not_there_yet_is_refused(
     assert "later.jsonl" in err
 
 
-@pytest.mark.parametrize("listener", ["metrics", "source"])
+@pytest.mark.parametrize("listener", ["metrics", "readers", "source"])
 def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
     capfd: pytest.CaptureFixture[str], listener: str
 ) -> None:
@@ -286,6 +364,8 @@ def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         text = f'{QUICK}[metrics]\naddress = "{address}"\n'
+        if listener == "readers":
+            text = f'{QUICK}[readers]\naddress = "tcp://{address}"\n'
         if listener == "source":
             line = f'kind = "zeromq_router"\naddress = "tcp://{address}"'
             text = QUICK.replace('kind = "jsonl"\npath = "events.jsonl"', line)

@@ -53,6 +53,13 @@ def plain(stream, clock) -> Console:
     return Console(stream, interactive=False, clock=clock)
 
 
+def test_a_pause_is_said_and_is_the_last_to_fall_away():
+    paused = progress(paused="breaker, ctl")
+    assert line(paused).startswith("12.3k events  paused: breaker, ctl  842/s")
+    assert line(paused, 36) == "12.3k events  paused: breaker, ctl"
+    assert line(paused, 20) == "12.3k events"
+
+
 def test_a_plain_line_says_everything():
     assert line(progress()) == (
         "12.3k events  842/s  loss 0.0312, 39% below persistence  Rtrl  lag 0  saved 4 s ago"

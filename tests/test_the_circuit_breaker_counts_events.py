@@ -57,8 +57,8 @@ def test_it_says_how_many_where_and_what_to_do() -> None:
     reason = Rig().feed("......ff").feed("ddd").pause.reasons["breaker"]
     assert reason == (
         "the breaker is open: 5 of the last 10 events were refused, 3 of them at stage decode, "
-        "the newest: no ? number; correct the configuration or look at the dead letters, then "
-        "`stream-rnn ctl resume`"
+        "the newest: no ? number; correct the configuration and start again, or look at the dead "
+        "letters, then `stream-rnn ctl CONFIG resume`"
     )
 
 

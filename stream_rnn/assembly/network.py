@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -119,11 +121,13 @@ def build(
         named = _in_our_words(place, table, target)
         if issubclass(target, Recurrence):
             given = {"generator": generators.weights, "dtype": dtype, "device": device}
-            layers.append(
-                config.build(place, named, target, n_inputs=width, n_lanes=n_lanes, **given)
-            )
+            with _said_in_their_words():
+                layers.append(
+                    config.build(place, named, target, n_inputs=width, n_lanes=n_lanes, **given)
+                )
             continue
-        built = config.build(place, named, target, n_inputs=width)
+        with _said_in_their_words():
+            built = config.build(place, named, target, n_inputs=width)
         rungs = [
             rule_of(built, rule, j, n_lanes, generators.signs) for j, rule in enumerate(credit)
         ]
@@ -154,6 +158,15 @@ def _in_our_words(place: str, table: Table, target: type[Any]) -> Table:
     if "units" not in table and table.keys() <= {"kind", *parameters}:
         raise ConfigError(f"{place} 'units' is missing (units = 32)")
     return {"n_units" if name == "units" else name: value for name, value in table.items()}
+
+
+@contextmanager
+def _said_in_their_words() -> Iterator[None]:
+    """And back: messages name the key that was written."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(re.sub(r"\bn_units\b", "units", str(error))) from error
 
 
 def rule_of(cell: Cell, table: Table, rung: int, n_lanes: int, signs: torch.Generator) -> Credit:

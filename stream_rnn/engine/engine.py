@@ -11,6 +11,7 @@ Longer than most: the whole way of an event through one tick can be read in one 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -35,6 +36,7 @@ from stream_rnn.spi import Codec, DecodeError, Event, Position, Record
 from stream_rnn.tasks import Task
 
 MANY = 4  # events: fewer are laid out one by one
+NEWEST = 128  # scored predictions that are remembered, for who looks in later
 STAGES = ("decode", "features", "step", "emit")
 MOST_WARM_UP = 64  # steps, however far ahead is forecast
 
@@ -121,6 +123,7 @@ class Engine:
         self.positions: dict[str, int | str] = {}
         self.outputs: list[Record] = []
         self.letters: list[Record] = []
+        self.newest_scored: deque[Scored] = deque(maxlen=NEWEST)
         size = 1 if batching == "event" else min(block or lanes.capacity, lanes.capacity)
         self._open = OpenBlock(size)
         self._lines = Lines(task, source, keep_bytes)
@@ -460,6 +463,7 @@ class Engine:
 
     def _note(self, items: Sequence[Item], scored: Sequence[Scored]) -> None:
         self.counts.scored += len(scored)
+        self.newest_scored.extend(scored[-NEWEST:])
         if self.drift is not None:
             for each in scored:
                 self.drift.update(each.loss)

@@ -83,8 +83,8 @@ class Breaker:
         reason = (
             f"the breaker is open: {self._n_refused} of the last "
             f"{min(self._n_seen, self._events)} events were refused, {most} of them at stage "
-            f"{stage}{why}; correct the configuration or look at the dead letters, then "
-            "`stream-rnn ctl resume`"
+            f"{stage}{why}; correct the configuration and start again, or look at the dead "
+            "letters, then `stream-rnn ctl CONFIG resume`"
         )
         self._pause.hold(BY, reason)
         self._metrics.breaker_open = 1

@@ -75,6 +75,8 @@ class Showing:
             self._listens = True
             self._behind, self._engine.on_score = self._engine.on_score, self._on_score
             self._pairs.clear()
+            # the stream may be through: of predictions there are those from before
+            self._pairs.extend((s.prediction, s.target) for s in self._engine.newest_scored)
             self._ticks.clear()
             self._applied, self._shown_at = self._engine.counts.applied, now
         elif now - self._shown_at >= 0.9 * FRAME_S:  # `publish` does not come to the millisecond

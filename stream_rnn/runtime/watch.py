@@ -231,6 +231,7 @@ class Watch:
             lag="-" if events is None else f"{events:g} events",
             snapshot_age_s=self._checkpointing.age_s(),
             figure=figure,
+            paused=", ".join(self._pause.reasons),
         )
         self._console.show(progress)
         self._notifier.status(lambda: "; ".join([*self.ready(), line(progress)]))

@@ -86,6 +86,10 @@ class Task(ABC):
         self._weight_of(record)
         self.features.require(record)
 
+    def objection(self, records: Sequence[Record]) -> str:
+        """Why records that pass `check` one by one cannot all be used, "" if they can."""
+        return ""
+
     def _weight_of(self, record: Record) -> float:
         """The weight of the event's loss, 1 where it has none; raises BadEvent."""
         if self.weight is None or record.get(self.weight) is None:

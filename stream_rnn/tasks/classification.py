@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from typing_extensions import override
 
 from stream_rnn.features.encoder import Features
@@ -58,6 +60,18 @@ class Classification(Symbols):
     def check(self, record: Record) -> None:
         self._known(record)
         super().check(record)
+
+    @override
+    def objection(self, records: Sequence[Record]) -> str:
+        given = [record for record in records if record.get(self.target) is not None]
+        n = len({category(record, self.target) for record in given}.union(self.symbols))
+        if n <= self.room:
+            return ""
+        return (
+            f"{n} classes in the target {self.target!r}, and room for {self.room}: events with "
+            "others would be refused; raise [task] max_classes, or, if it is a number, let "
+            'kind = "regression" or "forecast" predict it'
+        )
 
     def _known(self, record: Record) -> tuple[str, int] | tuple[None, None]:
         """The class and its number, if the event has one."""

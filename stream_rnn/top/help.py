@@ -18,8 +18,8 @@ TEXT = """\
 q          leave; the daemon does not notice
 p          hold the display, or let it go on
 r          scales follow what comes from now on
-c          tell the daemon: snapshot, pause, resume (with
-           a configuration, or --state)
+c          tell the daemon: snapshot, pause, resume
+           (needs CONFIG or --state)
 h          close this
 
 Loss       before learning, beside the best baseline:

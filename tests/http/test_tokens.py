@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import socket
 import stat
 from contextlib import closing
 from pathlib import Path
@@ -125,14 +126,20 @@ def asked_with(server: HttpServer, token: str) -> int:
     return status
 
 
-def test_the_daemon_makes_a_token_where_predictions_are_asked_for_and_says_where(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_daemon_makes_a_token_where_predictions_are_asked_for(tmp_path: Path) -> None:
     table = MetricsTable("127.0.0.1:0")
     given = table, CollectorRegistry(), dict, list, list
     with closing(serve(*given, predict=lambda body: (200, body), state_dir=tmp_path)) as server:
         assert asked_with(server, (tmp_path / "token").read_text().strip()) == 200
-    assert f"  token        {tmp_path}/token, for POST /predict" in capsys.readouterr().err
+
+
+def test_a_port_in_use_leaves_no_token_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        table = MetricsTable(f"127.0.0.1:{taken.getsockname()[1]}")
+        given = table, CollectorRegistry(), dict, list, list
+        with pytest.raises(ConfigError, match="in use"):
+            serve(*given, predict=lambda body: (200, body), state_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_predictions_there_is_no_token_and_no_such_page(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from stream_rnn import apart as module
 from stream_rnn import app
-from stream_rnn.apart import apart
+from stream_rnn.apart import apart, rehearse
 from stream_rnn.assembly.settings import MetricsTable
 from stream_rnn.config import ConfigError
 from stream_rnn.readers.zeromq import ask
@@ -55,6 +55,10 @@ def test_the_process_is_no_part_of_the_model() -> None:
     assert job.apart is not None
 
 
+def no_token() -> str:
+    raise AssertionError("a token was asked for before the port was taken")
+
+
 @pytest.mark.parametrize("key", ["http", "address"])
 def test_a_taken_port_is_refused_at_the_start(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 0.0)
@@ -63,12 +67,12 @@ def test_a_taken_port_is_refused_at_the_start(key: str, monkeypatch: pytest.Monk
         table = {"process": True, key: place if key == "http" else f"tcp://{place}"}
         job = app.build(TABLES | {"readers": table})
         assert job.apart is not None
-        given = job.apart, job.engine, job.model, MetricsTable(token=TOKEN), list
-        with (
-            pytest.raises(ConfigError, match=rf"\[readers\] {key}: {place} is in use"),
-            apart(*given),
-        ):
+        said = rf"\[readers\] {key}: {place} is in use"
+        given = job.apart, job.engine, job.model, MetricsTable(), no_token, list
+        with pytest.raises(ConfigError, match=said), apart(*given):
             pass
+        with pytest.raises(ConfigError, match=said):
+            rehearse(job.apart, MetricsTable())
 
 
 # With a real daemon ------------------------------------------------------------------------------

@@ -119,6 +119,17 @@ def test_the_scored_predictions_come_in_order_each_once() -> None:
     assert frames(runtime)[-1]["scored"]["until"] == len(seen) == 58
 
 
+def test_who_opens_the_page_late_is_told_the_newest_scored_predictions() -> None:
+    runtime = runtime_of(numbers(200), CollectorRegistry())
+    runtime.run()
+    runtime.watch.feed.join()
+    for _ in range(2):
+        runtime.watch.publish()
+    scored = frames(runtime)[-1]["scored"]
+    assert scored["until"] == 198
+    assert [truth for _, truth in scored["pairs"]] == [n % 5 for n in range(200)][-128:]
+
+
 def test_who_listened_to_scores_before_listens_still_when_the_watcher_has_gone() -> None:
     runtime = runtime_of(numbers(60), CollectorRegistry())
     seen: list[float] = []
@@ -226,3 +237,10 @@ def test_one_thread_writes_while_another_reads() -> None:
     writer.join()
     assert got == sorted(set(got))
     assert got[-1] == 29_999
+
+
+def test_metrics_and_status_call_the_promise_the_same() -> None:
+    registry = CollectorRegistry()
+    level = runtime_of([], registry).watch.status()["sources"][0]["level"]
+    labels = {"source": "source", "level": level}
+    assert registry.get_sample_value("stream_rnn_guarantee_info", labels) == 1

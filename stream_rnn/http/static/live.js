@@ -147,7 +147,9 @@ function draw() {
   const predictions = pairs.values.map((pair) => pair[0]);
   const truths = pairs.values.map((pair) => pair[1]);
   const columns = plots.scored.series.length > 1 ? [truths, predictions] : [predictions];
-  plots.scored.draw([xs, ...columns], xs[0] ?? 0, xs[n - 1] ?? 1);
+  byId("no-scored").hidden = n > 0;
+  plots.scored.place.hidden = !n;
+  if (n) plots.scored.draw([xs, ...columns], xs[0], xs[n - 1]);
   if (performance.now() - describedAt > DESCRIBE_MS) {
     describedAt = performance.now();
     for (const plot of Object.values(plots)) plot.describe();
