@@ -173,7 +173,7 @@ class CopyTask(Experiment):
             seeds=(0, 1, 2, 3, 4),
         ),
     }
-    takes = {"small": "15 min", "full": "10 h"}  # noqa: RUF012
+    takes = {"small": "17 min", "full": "10 h"}  # noqa: RUF012
     published = {  # noqa: RUF012
         "full": (
             Published(
