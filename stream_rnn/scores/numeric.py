@@ -258,4 +258,6 @@ def _all_below(limit: float, values: Sequence[float]) -> bool:
 
 
 def _average(sums: list[NumericSums], metric: str) -> float | None:
-    return mean(one.metrics()[metric] for one in sums)
+    """Over those for which it is defined."""
+    values = (one.metrics()[metric] for one in sums)
+    return mean(value for value in values if value is not None)

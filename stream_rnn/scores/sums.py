@@ -82,6 +82,7 @@ class ClassSums(Struct, forbid_unknown_fields=True):
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """The mean of those values that are known; `None`: none is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    """The mean of values that are all known, else `None`."""
+    given = list(values)
+    known = [value for value in given if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(given) else None
