@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -37,7 +38,7 @@ def times(case: Case, threads: int, rounds: int) -> dict[int, list[float]]:
     for n in (1, threads):
         torch.set_num_threads(n)  # what a learner's plan is made with
         learner, block = case.learner(), case.block(TICKS)
-        given[n] = lambda learner=learner, block=block: run_all(learner, block)  # type: ignore[misc]
+        given[n] = partial(run_all, learner, block)
         given[n]()
     taken: dict[int, list[float]] = {n: [] for n in given}
     for _ in range(rounds):
