@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from stream_rnn.plan import Room, Ticked
+from stream_rnn.plan import Room, Rows, Ticked
 
 if TYPE_CHECKING:
     from stream_rnn.columns import Array
@@ -25,6 +25,11 @@ class Frame:
     live_B: Tensor  # bool: the lane has an event
     scored_B: Tensor  # bool: ... and its target is known
     weight_B: Tensor | None = None  # of its loss, 0..1; None: 1 everywhere
+
+    @property
+    def rows(self) -> Rows:
+        """Its tensors, without the axis T."""
+        return self.x_BI, self.y_BQ, self.live_B, self.scored_B, self.weight_B
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +46,9 @@ class Block:
         return self.x_TBI.shape[0]  # a tensor's `len` takes three times as long
 
     @property
-    def rows(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All but the weights."""
-        return self.x_TBI, self.y_TBQ, self.live_TB, self.scored_TB
+    def rows(self) -> Rows:
+        """Its tensors."""
+        return self.x_TBI, self.y_TBQ, self.live_TB, self.scored_TB, self.weight_TB
 
     def frame(self, t: int) -> Frame:
         """The tick at place t; its tensors are views."""

@@ -20,7 +20,16 @@ from torch import Tensor
 from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.head import Head
 from stream_rnn.lane_state import reset_lanes
-from stream_rnn.plan import Parts, Plan, Recorded, execution, is_watched, plan_for, recorded_for
+from stream_rnn.plan import (
+    Parts,
+    Plan,
+    Recorded,
+    Rows,
+    execution,
+    is_watched,
+    plan_for,
+    recorded_for,
+)
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import part, take
 from stream_rnn.update.base import Update
@@ -98,8 +107,8 @@ class Learner:
 
     @property
     def takes_runs(self) -> bool:
-        """Whether ticks are had cheaper by the dozen now, if losses have no weights."""
-        plan = self._plan_now(None)
+        """Whether ticks are had cheaper by the dozen now."""
+        plan = self._plan_now()
         return plan is not None and plan.takes_runs
 
     def run(self, block: Block, start: int = 0, end: int | None = None) -> Outcomes:
@@ -117,7 +126,7 @@ class Learner:
         end = n if end is None else end
         if not 0 <= start < end <= n:
             raise ValueError(f"expected 0 <= start < end <= {n}, got {start} and {end}")
-        plan = self._plan_now(block.weight_TB)
+        plan = self._plan_now()
         if plan is not None:
             taken = plan.run(block.rows, start, end, self.teaches == "nothing")
             if taken is not None:
@@ -137,7 +146,7 @@ class Learner:
         """
         if not 0 <= t < len(block):
             raise ValueError(f"expected 0 <= t < {len(block)}, got {t}")
-        plan = self._plan_now(None)
+        plan = self._plan_now()
         taken = None if plan is None else plan.peek(block.rows, t)
         return self._peek(block.frame(t)) if taken is None else Outcomes(*taken)
 
@@ -158,8 +167,8 @@ class Learner:
         loss_B = torch.zeros_like(prediction_BP[:, 0])
         return Outcomes.of(Outcome(prediction_BP, loss_B, nobody_B, rejected_B, nobody_B, None))
 
-    def _plan_now(self, weights: Tensor | None) -> Plan | Recorded | None:
-        if weights is not None or self.teaches == "readout" or is_watched(self.recurrence):
+    def _plan_now(self) -> Plan | Recorded | None:
+        if self.teaches == "readout" or is_watched(self.recurrence):
             return None  # the plan stays for the ticks after this one
         parts = self._parts()
         self._plan = plan_for(parts, self._plan)
@@ -169,15 +178,14 @@ class Learner:
         self._recorded = recorded_for(parts, self._step_of, self._recorded)
         return self._recorded
 
-    def _step_of(self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor) -> Outcome:
-        return self._step(Frame(x_BI, y_BQ, live_B, scored_B))
+    def _step_of(self, *rows: *Rows) -> Outcome:
+        return self._step(Frame(*rows))
 
     def _step_by_plan(self, frame: Frame) -> Outcome | None:
-        plan = self._plan_now(frame.weight_B)
+        plan = self._plan_now()
         if plan is None:
             return None
-        frozen = self.teaches == "nothing"
-        ticked = plan.step(frame.x_BI, frame.y_BQ, frame.live_B, frame.scored_B, frozen)
+        ticked = plan.step(frame.rows, self.teaches == "nothing")
         if ticked is None:
             return None
         outcome, waits = ticked
@@ -260,7 +268,7 @@ class Learner:
         Returns:
             The activated prediction (B, P), and whether it is unsound (B,): of no use.
         """
-        if isinstance(self._plan_now(frame.weight_B), Plan):
+        if isinstance(self._plan_now(), Plan):
             outcome = self._step_by_plan(frame)
             if outcome is not None:
                 return outcome.prediction_BP, outcome.rejected_B

@@ -17,7 +17,7 @@ from stream_rnn.cells import CELLS, Lstm, Tanh
 from stream_rnn.credit import RULES, Fallback, Kf, Ok, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.frame import Block, Frame, Outcome
-from stream_rnn.head import Head, Quantile, SquaredError, initial_readout
+from stream_rnn.head import CrossEntropy, Head, Quantile, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
@@ -25,7 +25,7 @@ from stream_rnn.plan import recorded, tape
 from stream_rnn.plan.recorded import ROWS, drawn_for
 from stream_rnn.plan.tape import Tape
 from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
-from stream_rnn.update import Adam, Fptt, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Obgd, Sgd, Update
 
 LearnerOf = Callable[..., Learner]
 FramesOf = Callable[..., list[Frame]]
@@ -130,6 +130,7 @@ PARTS: dict[str, Callable[[], Learner]] = {
     "elstm": lambda: learner_with(Elstm(I, 4, B, generator())),
     "stack": lambda: learner_with(stack()),
     "fptt": lambda: learner_with(dense(lambda c: Tbptt(c, B, 5)), Fptt(Adam(0.01)), Fptt(Sgd(0.1))),
+    "obgd": lambda: learner_with(dense(lambda c: Kf(c, B, generator())), Obgd(), Obgd(0.1, 1.5)),
     "momentum": lambda: learner_with(dense(lambda c: Kf(c, B, generator())), Sgd(0.1, 0.9)),
     "squares": lambda: learner_with(Lru(I, 4, B, generator()), head=LeastSquaresHead),
     "quantile": lambda: learner_with(Rtu(I, 4, B, generator()), loss=Quantile(tau=0.2)),
@@ -144,6 +145,22 @@ def test_every_part(parts: str, frames_of: FramesOf) -> None:
     dtype = learner.head.V_PF.dtype
     go_the_same_way(learner, accidents(frames_of(30, n_lanes=B, idle=0.2, dtype=dtype)))
     assert is_playing(learner)
+
+
+@pytest.mark.parametrize("loss", [SquaredError(), CrossEntropy(2)], ids=["squares", "classes"])
+def test_weighted_losses(loss: Any, learner_of: LearnerOf, frames_of: FramesOf) -> None:
+    """Ticks with weights and without them take turns: two recordings."""
+    learner = learner_of("gru", "kf", n_lanes=B, loss=loss)
+    frames = accidents(frames_of(30, n_lanes=B, idle=0.2))
+    weights_TB = torch.rand(30, B, generator=generator()).double()
+    weights_TB[7, 0], weights_TB[15, 1], weights_TB[16, 2] = 0.0, torch.nan, 1.5
+    for t, frame in enumerate(frames):
+        frame.y_BQ.copy_(frame.y_BQ > 0)
+        if t % 3:
+            frames[t] = dataclasses.replace(frame, weight_B=weights_TB[t])
+    go_the_same_way(learner, frames)
+    assert learner._recorded is not None
+    assert len([film for film in learner._recorded._films.values() if film is not None]) == 2
 
 
 def block_of(frames: list[Frame]) -> Block:
@@ -333,7 +350,7 @@ def test_layers_that_share_a_generator_are_put_back_once() -> None:
     cells = Tanh(I, 4), Tanh(4, 4)
     layers = [Dense(c, Kf(c, B, signs), c.initial_weight(generator()).float()) for c in cells]
     learner = learner_with(Stack(layers))
-    film = recorded.Film(learner._parts(), learner._step_of)
+    film = recorded.Film(learner._parts(), learner._step_of, weighted=False)
     assert film._generators == [signs]
 
 
@@ -364,9 +381,8 @@ def test_reports_are_of_the_last_tick(learner_of: LearnerOf, frames_of: FramesOf
         learner.step(frame)
         alone._step(frame)
         if t in (11, 12):  # one that is not played in between
-            halved = dataclasses.replace(frame, weight_B=torch.full((B,), 0.5).double())
-            learner.step(halved)
-            alone._step(halved)
+            learner._step(frame)
+            alone._step(frame)
         assert learner.report() == alone.report()
     assert is_playing(learner)
 

@@ -37,7 +37,10 @@ class Observation(ctypes.Structure):
 class Parameter(ctypes.Structure):
     """One tensor that is learned, what its update keeps, and its gradient."""
 
-    _fields_ = (("size", _I), *((name, _P) for name in ("value", "first", "second", "gradient")))
+    _fields_ = (
+        ("size", _I),
+        *((name, _P) for name in ("value", "first", "second", "gradient", "mean", "lam")),
+    )
 
 
 class Step(ctypes.Structure):
@@ -45,7 +48,9 @@ class Step(ctypes.Structure):
 
     _fields_ = (
         ("kind", _I),
-        *((name, _D) for name in ("lr", "clip", "momentum", "beta1", "beta2", "eps")),
+        *((name, _D) for name in ("lr", "clip", "momentum", "beta1", "beta2", "eps", "kappa")),
+        ("alpha", _D),
+        ("beta", _D),
         ("parameters", Parameter * 3),
         *((name, _P) for name in ("count", "norm")),
     )
@@ -93,7 +98,7 @@ class Tick(ctypes.Structure):
     """One tick of a plan, or the first of several, and where its outcome goes."""
 
     _fields_ = (
-        *((name, _P) for name in ("x", "y", "live", "scored", "signs")),
+        *((name, _P) for name in ("x", "y", "live", "scored", "weight", "signs")),
         *((name, _I) for name in ("n_signs", "frozen", "peeks", "pays", "slot")),
         *((name, _P) for name in ("prediction", "loss")),
         *((name, _P) for name in ("learned", "rejected", "restarted", "updated")),

@@ -3,7 +3,7 @@
 from stream_rnn.plan.fused import Plan
 from stream_rnn.plan.lookup import execution, is_watched, plan_for, recorded_for
 from stream_rnn.plan.outcomes import Room, Ticked
-from stream_rnn.plan.parts import Parts
+from stream_rnn.plan.parts import Parts, Rows
 from stream_rnn.plan.recorded import Recorded
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Plan",
     "Recorded",
     "Room",
+    "Rows",
     "Ticked",
     "execution",
     "is_watched",

@@ -19,10 +19,19 @@ from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.native.loading import Library, Step, Tick
 from stream_rnn.plan.outcomes import Room, Ticked
-from stream_rnn.plan.parts import CELLS, LOSSES, UPDATES, Parts, Rows, settings_of
+from stream_rnn.plan.parts import (
+    CELLS,
+    LOSSES,
+    UPDATES,
+    Parts,
+    Rows,
+    inner_of,
+    settings_of,
+    states_of,
+)
 from stream_rnn.plan.recurrent import Recurrent
 from stream_rnn.recurrence import Dense
-from stream_rnn.update import Adam, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Obgd, Sgd, Update
 
 Taken = tuple[Room, int, int, bool]
 """Where the outcomes are: the rows from .. up to .., and whether W had to wait in all of them.
@@ -80,7 +89,7 @@ class Plan:
         self._plan = plan
         self._tick = Tick()
         # the pointers above stay valid as long as these are the tensors in use
-        self._states = [update.state for update in self._updates]
+        self._states = [states_of(update) for update in self._updates]
         self._settings = [settings_of(update) for update in self._updates]
         self._readout = (head, head.V_PF, loss)
 
@@ -90,7 +99,7 @@ class Plan:
         self._room = Room(B, P)
         self._room.describe(self._tick)
         # kept, so that the addresses of the last frame or block stay valid
-        self._last: tuple[Tensor | None, ...] = (None,) * 4
+        self._last: tuple[Tensor | None, ...] = (None,) * 5
         self._is_block = False
 
     def fits(self, kernels: Library, parts: Parts) -> bool:
@@ -105,23 +114,23 @@ class Plan:
         if not self._recurrent.fits(parts.recurrence):
             return False
         for i, update in enumerate(self._updates):
-            if update.state is not self._states[i] or settings_of(update) != self._settings[i]:
+            if any(map(operator.is_not, states_of(update), self._states[i])):
+                return False
+            if settings_of(update) != self._settings[i]:
                 return False
         return True
 
-    def step(
-        self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor, frozen: bool
-    ) -> tuple[Ticked, bool] | None:
-        """One tick, and whether W had to wait in it; None: the tick is not the library's."""
-        tick, last = self._tick, self._last
-        if self._is_block or not (
-            x_BI is last[0] and y_BQ is last[1] and live_B is last[2] and scored_B is last[3]
-        ):
-            if not self._takes((x_BI, y_BQ, live_B, scored_B), ()):
+    def step(self, rows: Rows, frozen: bool) -> tuple[Ticked, bool] | None:
+        """One tick, of rows without T, and whether W had to wait in it.
+
+        None: the tick is not the library's.
+        """
+        tick = self._tick
+        if self._is_block or any(map(operator.is_not, rows, self._last)):
+            if not self._takes(rows, ()):
                 return None
-            tick.x, tick.y = x_BI.data_ptr(), y_BQ.data_ptr()
-            tick.live, tick.scored = live_B.data_ptr(), scored_B.data_ptr()
-            self._last, self._is_block = (x_BI, y_BQ, live_B, scored_B), False
+            tick.x, tick.y, tick.live, tick.scored, tick.weight = map(_address, rows)
+            self._last, self._is_block = rows, False
         if not self._recurrent.ready(tick, frozen, 1):
             return None
         room = self._room_for(1)
@@ -156,11 +165,12 @@ class Plan:
         if not self._is_block or any(map(operator.is_not, rows, self._last)):
             if not self._takes(rows, (len(rows[0]),)):
                 return False
-            self._addresses = tuple(each.data_ptr() for each in rows)
+            self._addresses = tuple(map(_address, rows))
             self._last, self._is_block = rows, True
-        (x, y, live, scored), (of_x, of_y, of_B) = self._addresses, self._bytes
+        (x, y, live, scored, weight), (of_x, of_y, of_B) = self._addresses, self._bytes
         tick.x, tick.y = x + t * of_x, y + t * of_y
         tick.live, tick.scored = live + t * of_B, scored + t * of_B
+        tick.weight = weight and weight + 4 * t * of_B
         return True
 
     def _call(self, n: int, frozen: bool) -> None:
@@ -184,18 +194,27 @@ class Plan:
             self._room.describe(self._tick)
         return self._room
 
-    def _takes(self, rows: tuple[Tensor, ...], lead: tuple[int, ...]) -> bool:
+    def _takes(self, rows: Rows, lead: tuple[int, ...]) -> bool:
         """Whether rows of these tensors can be read as they are."""
-        x, y, live, scored = rows
+        x, y, live, scored, weight = rows
         shape_x, shape_y, shape_B = self._shapes
+        if weight is not None and (weight.dtype is not x.dtype or weight.shape != live.shape):
+            return False
+        if weight is not None and self._squares:
+            return False  # a read-out that owns its update takes none, and torch says so
+        given = [each for each in rows if each is not None]
         return (
             x.dtype is y.dtype is torch.float32
             and live.dtype is scored.dtype is torch.bool
             and x.shape == (*lead, *shape_x)
             and y.shape == (*lead, *shape_y)
             and live.shape == scored.shape == (*lead, *shape_B)
-            and all(each.is_contiguous() and each.device.type == "cpu" for each in rows)
+            and all(each.is_contiguous() and each.device.type == "cpu" for each in given)
         )
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _squares(plan: loading.Plan, head: Head) -> tuple[object, ...]:
@@ -219,12 +238,17 @@ def _step(
     norm: Tensor,
 ) -> Step:
     """The structure of an update; makes its state if there is none yet."""
-    state = update.state_for(parameters)
+    drawn, update = update.state_for(parameters), inner_of(outer := update)
+    state = update.state
     step = Step(kind=UPDATES[type(update)], lr=update.lr, clip=update.clip or 0.0)
     step.norm = norm.data_ptr()
+    if isinstance(outer, Fptt):
+        step.alpha, step.beta = outer.alpha, outer.beta
     if isinstance(update, Adam):
         step.beta1, step.beta2, step.eps = update.beta1, update.beta2, update.eps
         step.count = state["count"].data_ptr()
+    elif isinstance(update, Obgd):
+        step.kappa = update.kappa
     elif isinstance(update, Sgd):
         step.momentum = update.momentum
     for i, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
@@ -235,4 +259,6 @@ def _step(
             mine.first, mine.second = state[f"m.{i}"].data_ptr(), state[f"v.{i}"].data_ptr()
         elif isinstance(update, Sgd) and update.momentum:
             mine.first = state[f"velocity.{i}"].data_ptr()
+        if isinstance(outer, Fptt):
+            mine.mean, mine.lam = drawn[f"mean.{i}"].data_ptr(), drawn[f"lam.{i}"].data_ptr()
     return step

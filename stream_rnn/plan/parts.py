@@ -19,7 +19,7 @@ from stream_rnn.head import Bernoulli, CrossEntropy, Gaussian, Head, Quantile, S
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native.observe import MAX_RANK
 from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
-from stream_rnn.update import Adam, Fptt, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Obgd, Sgd, Update
 
 # exactly these types: a subclass may compute something else
 CELLS: dict[type, int] = {Tanh: 0, Gru: 1, Lstm: 2, Rhn: 3}
@@ -30,14 +30,15 @@ LOSSES: dict[type, int] = {
     CrossEntropy: 3,
     Bernoulli: 4,
 }
-UPDATES: dict[type, int] = {Sgd: 0, Adam: 1}
+UPDATES: dict[type, int] = {Sgd: 0, Adam: 1, Obgd: 2}
 Units = Lru | Rtu | Elstm
 Rule = Kf | Ok | Rtrl | Tbptt
 ACTIVATIONS = {"tanh": 1, "relu": 2}
 UNITS = {"lru": 1, "rtu linear": 2, "rtu tanh": 3, "rtu relu": 4, "elstm": 5}
 
-Rows = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of ticks, with a leading axis T: x (T, B, I), y (T, B, Q), live (T, B), scored (T, B)."""
+Rows = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+"""Of ticks, with a leading axis T: x (T, B, I), y (T, B, Q), live (T, B), scored (T, B), and the
+weights of the losses (T, B) or None."""
 
 SMALL = 1 << 20
 """Numbers of a state up to which Python's part in a tick is worth the memory that recording takes.
@@ -62,9 +63,7 @@ def plannable(parts: Parts) -> bool:
     recurrence, head, update, head_update, _, waiting = parts
     if type(head) not in (Head, LeastSquaresHead) or type(head.loss_function) not in LOSSES:
         return False
-    if type(update) not in UPDATES:
-        return False
-    if type(head_update) not in UPDATES and not head.owns_update:
+    if not is_shipped(update) or not (head.owns_update or is_shipped(head_update)):
         return False
     if type(recurrence) is Dense:
         rule = active_rule(recurrence.credit)
@@ -122,7 +121,7 @@ def recordable(parts: Parts) -> bool:
     head = parts.head
     if type(head) not in (Head, LeastSquaresHead) or type(head.loss_function) not in LOSSES:
         return False
-    if not all(_repeats(update) for update in (parts.update, parts.head_update)):
+    if not all(map(is_shipped, (parts.update, parts.head_update))):
         return False
     recurrence = parts.recurrence
     device = head.V_PF.device.type
@@ -138,8 +137,14 @@ def _size_of(recurrence: Recurrence) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-def _repeats(update: Update) -> bool:
-    return type(update) in UPDATES or (type(update) is Fptt and type(update.inner) in UPDATES)
+def is_shipped(update: Update) -> bool:
+    """Whether it is one of ours, FPTT around one of ours included."""
+    return type(inner_of(update)) in UPDATES
+
+
+def inner_of(update: Update) -> Update:
+    """What makes the step: of FPTT the update that it is around."""
+    return update.inner if type(update) is Fptt else update
 
 
 def _is_same_each_tick(recurrence: Recurrence) -> bool:
@@ -160,10 +165,19 @@ def _is_same_each_tick(recurrence: Recurrence) -> bool:
 _SETTINGS: dict[type, Callable[[Any], tuple[float | None, ...]]] = {
     Adam: operator.attrgetter("lr", "clip", "beta1", "beta2", "eps"),
     Sgd: operator.attrgetter("lr", "clip", "momentum"),
+    Obgd: operator.attrgetter("lr", "clip", "kappa"),
     Fptt: operator.attrgetter("alpha", "beta"),
 }
 
 
 def settings_of(update: Update) -> tuple[float | None, ...]:
-    """What a user may set of it between two ticks."""
-    return _SETTINGS[type(update)](update)
+    """What a user may set of it between two ticks, of the one within FPTT too."""
+    inner = inner_of(update)
+    own = () if inner is update else _SETTINGS[type(update)](update)
+    return (*own, *_SETTINGS[type(inner)](inner))
+
+
+def states_of(update: Update) -> tuple[dict[str, Tensor], ...]:
+    """What it keeps, and what the one within FPTT keeps."""
+    inner = inner_of(update)
+    return (update.state,) if inner is update else (update.state, inner.state)

@@ -23,16 +23,16 @@ from stream_rnn.head import Head
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.plan.graph import Graph
 from stream_rnn.plan.outcomes import Ticked
-from stream_rnn.plan.parts import Parts, Rows, dense_layers, settings_of
+from stream_rnn.plan.parts import Parts, Rows, dense_layers, inner_of, settings_of, states_of
 from stream_rnn.plan.tape import Tape
 from stream_rnn.recurrence import Dense, Recurrence, Stack
-from stream_rnn.update import Fptt, Update
+from stream_rnn.update import Update
 
 if TYPE_CHECKING:
     from stream_rnn.frame import Outcome
 
-Step: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor], Outcome]"
-"""A tick in torch, of x (B, I), y (B, Q), live (B,) and scored (B,)."""
+Step: TypeAlias = "Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Outcome]"
+"""A tick in torch, of x (B, I), y (B, Q), live (B,), scored (B,) and weights (B,) or None."""
 Taken = tuple[Ticked, int, int, bool]
 """What the ticks gave: the rows from .. up to .., and whether W had to wait in all of them."""
 
@@ -87,7 +87,8 @@ class Recorded:
         first = BEFORE[parts.head.V_PF.device.type]
         self._wait: int = first if outdated is None else min(2 * outdated._wait, LONGEST)
         self._left = self._wait
-        self._films: dict[bool, Film | None] = {}  # by whether nothing is taught
+        # by whether nothing is taught, and whether losses have weights
+        self._films: dict[tuple[bool, bool], Film | None] = {}
 
     def fits(self, parts: Parts) -> bool:
         """Whether everything is where it was, and as it was, when the recording was made."""
@@ -98,12 +99,16 @@ class Recorded:
             return False
         return all(map(operator.is_, tensors, self._tensors))
 
-    def step(
-        self, x_BI: Tensor, y_BQ: Tensor, live_B: Tensor, scored_B: Tensor, frozen: bool
-    ) -> tuple[Ticked, bool] | None:
-        """One tick, and whether W had to wait in it; None: it is to be taken in torch."""
-        rows = x_BI[None], y_BQ[None], live_B[None], scored_B[None]
-        taken = self.run(rows, 0, 1, frozen)
+    def step(self, rows: Rows, frozen: bool) -> tuple[Ticked, bool] | None:
+        """One tick, of rows without T, and whether W had to wait in it.
+
+        None: it is to be taken in torch.
+        """
+        x_BI, y_BQ, live_B, scored_B, weight_B = rows
+        weight_TB = None if weight_B is None else weight_B[None]
+        taken = self.run(
+            (x_BI[None], y_BQ[None], live_B[None], scored_B[None], weight_TB), 0, 1, frozen
+        )
         if taken is None:
             return None
         ticked, _, _, waits = taken
@@ -120,20 +125,24 @@ class Recorded:
             self._left -= 1
             return None
         n = min(end - start, ROWS, _unseen_ticks(self._parts.recurrence))
-        coming = [each[start : start + n] for each in rows]
-        if frozen in self._films:
-            film = self._films[frozen]
+        coming = [each[start : start + n] for each in rows if each is not None]
+        kind = frozen, rows[-1] is not None
+        if kind in self._films:
+            film = self._films[kind]
             return None if film is None else film.show(coming)
-        film = Film(self._parts, self._step)
+        film = Film(self._parts, self._step, weighted=kind[1])
         taken = film.take(coming)
-        self._films[frozen] = film if film.is_usable else None
+        self._films[kind] = film if film.is_usable else None
         return taken
 
     def _takes(self, rows: Rows) -> bool:
         """Whether they are what was recorded; of others torch says what is wrong with them."""
-        x, y, live, scored = rows
+        x, y, live, scored, weight = rows
         recurrence, head = self._parts.recurrence, self._parts.head
         V_PF, B = head.V_PF, recurrence.n_lanes
+        if weight is not None and (weight.dtype is not V_PF.dtype or weight.shape != live.shape):
+            return False
+        given = [each for each in rows if each is not None]
         return (
             x.dtype is y.dtype is V_PF.dtype
             and live.dtype is scored.dtype is torch.bool
@@ -141,7 +150,7 @@ class Recorded:
             and y.shape[1:] == (B, head.loss_function.n_targets)
             and live.shape == scored.shape == x.shape[:2]
             and len(y) == len(x)
-            and all(each.device == V_PF.device for each in rows)
+            and all(each.device == V_PF.device for each in given)
         )
 
 
@@ -155,7 +164,7 @@ class Film:
         is_usable: whether the recording may be played.
     """
 
-    def __init__(self, parts: Parts, step: Step) -> None:
+    def __init__(self, parts: Parts, step: Step, weighted: bool) -> None:
         recurrence, head = parts.recurrence, parts.head
         loss, like = head.loss_function, head.V_PF
         B = recurrence.n_lanes
@@ -167,12 +176,14 @@ class Film:
         # layers may share one
         self._generators = list(dict.fromkeys(rule.generator for rule in self._noisy))
         flags = like.new_zeros(ROWS, B, dtype=torch.bool)
-        self._in = (
+        self._in = [
             like.new_zeros(ROWS, B, recurrence.n_inputs),
             like.new_zeros(ROWS, B, loss.n_targets),
             flags.clone(),
             flags.clone(),
-        )
+        ]
+        if weighted:
+            self._in.append(like.new_zeros(ROWS, B))
         self._out = Ticked(
             prediction_BP=like.new_zeros(ROWS, B, loss.n_outputs),
             loss_B=like.new_zeros(ROWS, B),
@@ -250,18 +261,20 @@ class Film:
         self._is_over.zero_()
 
     def _tick(self) -> None:
-        x_BI, y_BQ, live_B, scored_B = (each.index_select(0, self._at)[0] for each in self._in)
-        outcome = self._step(x_BI, y_BQ, live_B & ~self._is_over, scored_B)
+        given = (each.index_select(0, self._at)[0] for each in self._in)
+        x_BI, y_BQ, live_B, scored_B, *weights = given
+        weight_B = weights[0] if weights else None
+        outcome = self._step(x_BI, y_BQ, live_B & ~self._is_over, scored_B, weight_B)
         self._waits = outcome.updated is None
         is_over = outcome.restarted_B.any()
         updated = torch.zeros_like(is_over) if outcome.updated is None else outcome.updated
         if not self._waits:
             is_over = is_over | (outcome.learned_B.any() & ~updated)
-        given = Ticked(
+        gives = Ticked(
             *(outcome.prediction_BP, outcome.loss_B, outcome.learned_B),
             *(outcome.rejected_B, outcome.restarted_B, updated),
         )
-        for mine, each in zip(self._out, given, strict=True):
+        for mine, each in zip(self._out, gives, strict=True):
             mine.index_copy_(0, self._at, each[None])
         self._taken += ~self._is_over
         self._is_over |= is_over
@@ -296,8 +309,8 @@ def _objects(parts: Parts) -> Iterator[Recurrence | Head | Update | Any]:
     yield parts.head
     for update in (parts.update, parts.head_update):
         yield update
-        if isinstance(update, Fptt):
-            yield update.inner
+        if inner_of(update) is not update:
+            yield inner_of(update)
 
 
 def _state_of(parts: Parts) -> tuple[list[Tensor], list[object]]:
@@ -311,9 +324,9 @@ def _state_of(parts: Parts) -> tuple[list[Tensor], list[object]]:
     if isinstance(recurrence, Stack):
         settings.append(recurrence.owes)
     for update in (parts.update, parts.head_update):
-        for each in (update, update.inner) if isinstance(update, Fptt) else (update,):
-            tensors += each.state.values()
-            settings.append(settings_of(each))
+        for state in states_of(update):
+            tensors += state.values()
+        settings.append(settings_of(update))
     rules = [each for each in _objects(parts) if isinstance(each, Fallback)]
     settings += [(rule.level, rule.owes_from_before) for rule in rules]
     return tensors, settings

@@ -60,6 +60,16 @@ class Fptt(Update):
         return self._moved
 
     @override
+    def state_for(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        self._params = params
+        self.inner.state_for(params)
+        return super().state_for(params)
+
+    @override
+    def adopt(self, norm: Tensor) -> None:
+        self.inner.adopt(norm)
+
+    @override
     def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
         state = {f"mean.{i}": param.clone() for i, param in enumerate(params)}
         return state | {f"lam.{i}": torch.zeros_like(param) for i, param in enumerate(params)}
@@ -71,7 +81,6 @@ class Fptt(Update):
 
     @override
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
-        self._params = params
         means, lams = self._of("mean", params), self._of("lam", params)
         totals = [
             grad - lam + (param - mean) * self.alpha
@@ -94,11 +103,12 @@ class Fptt(Update):
     @override
     def report(self) -> dict[str, Tensor]:
         """The inner update's, and `fptt_drift`: how far the parameters are from their mean."""
-        if not self._params:
-            return self.inner.report()
+        report = self.inner.report()
+        if not report or not self.state:  # no step yet
+            return report
         pairs = zip(self._params, self.evaluation_weights(), strict=True)
         gaps = torch.stack([torch.linalg.vector_norm(param - mean) for param, mean in pairs])
-        return self.inner.report() | {"fptt_drift": torch.linalg.vector_norm(gaps)}
+        return report | {"fptt_drift": torch.linalg.vector_norm(gaps)}
 
     @override
     def state_dict(self) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense
-from stream_rnn.update import Adam, Sgd
+from stream_rnn.update import Adam, Fptt, Obgd, Sgd
 
 ROOT = Path(__file__).resolve().parents[2]
 LOSSES: dict[str, Loss] = {
@@ -49,6 +49,10 @@ UPDATES: dict[str, Callable[[], Any]] = {
     "sgd-unclipped": lambda: Sgd(lr=0.05, clip=None),
     "momentum": lambda: Sgd(lr=0.02, momentum=0.7, clip=0.3),
     "adam": lambda: Adam(lr=0.01, beta1=0.5, beta2=0.9, clip=0.5),
+    "obgd": Obgd,
+    "fptt": lambda: Fptt(Adam(lr=0.01, beta1=0.5, beta2=0.9, clip=0.5), alpha=0.1, beta=0.3),
+    "fptt-obgd": lambda: Fptt(Obgd(lr=0.1, kappa=1.5), alpha=0.1),
+    "fptt-sgd": lambda: Fptt(Sgd(lr=0.05, clip=None), alpha=0.5, beta=0.7),
 }
 
 
@@ -73,9 +77,14 @@ def copied(learner: Learner) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in learner.state_dict().items()}
 
 
-def to_classes(frame: Frame) -> Frame:
-    classes_B1 = (frame.y_BQ > -0.5).float() + (frame.y_BQ > 0.5).float()
-    return Frame(frame.x_BI, classes_B1, frame.live_B, frame.scored_B)
+def for_loss(loss: str, frame: Frame) -> Frame:
+    """With targets that the loss takes."""
+    if loss == "cross_entropy":
+        classes_B1 = (frame.y_BQ > -0.5).float() + (frame.y_BQ > 0.5).float()
+        return dataclasses.replace(frame, y_BQ=classes_B1)
+    if loss == "bernoulli":
+        return dataclasses.replace(frame, y_BQ=(frame.y_BQ > 0).float())
+    return frame
 
 
 @pytest.fixture
@@ -116,9 +125,33 @@ def test_every_loss_is_the_same(
 ) -> None:
     pair = pair_of(lambda: make("gru", loss=LOSSES[loss], horizon=horizon))
     for frame in frames(10, LOSSES[loss].n_targets):
-        if loss == "bernoulli":
-            frame.y_BQ.copy_(frame.y_BQ > 0)
-        pair.step(to_classes(frame) if loss == "cross_entropy" else frame)
+        pair.step(for_loss(loss, frame))
+
+
+@pytest.mark.parametrize("horizon", [0, 2])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_weights_scale_every_loss_the_same(
+    pair_of: Any, loss: str, horizon: int, make: Any, frames: Any
+) -> None:
+    """Weights of one lane or all, none in between; lanes of weight 0, and of impossible ones."""
+    pair = pair_of(lambda: make("gru", loss=LOSSES[loss], horizon=horizon))
+    ticks = frames(16, LOSSES[loss].n_targets)
+    generator, taught = signs_of(5), []
+    for t, frame in enumerate(ticks):
+        weight_B = torch.rand(3, generator=generator)
+        if t % 4 == 1:
+            weight_B[t % 3] = (0.0, 1.0, torch.nan, 1.5)[t // 4]
+            frame.live_B[t % 3] = frame.scored_B[t % 3] = True
+        if t % 4 == 3:
+            frame.scored_B[0], weight_B[0] = False, -1.0  # of nothing: it may be anything
+        weighted = dataclasses.replace(for_loss(loss, frame), weight_B=weight_B)
+        got, _ = pair.step(weighted if t % 4 else for_loss(loss, frame))
+        if t % 4 == 1 and (t > 2 or not horizon):
+            assert bool(got.rejected_B[t % 3]) == (t > 8)
+            taught.append(bool(got.learned_B[t % 3]))
+    is_likelihood = loss in ("cross_entropy", "bernoulli")
+    expected = [is_likelihood, True, False, False]
+    assert taught == (expected[1:] if horizon else expected)
 
 
 @pytest.mark.parametrize("rule", ["ok-gate-3", "tbptt-4-every-3"])
@@ -255,20 +288,16 @@ def test_a_frozen_learner_goes_on_and_learns_nothing(
             assert all(map(torch.equal, before, pair.fused.parameters()))
 
 
-def test_what_the_library_has_no_tick_for_is_taken_by_torch(make: Any, frames: Any) -> None:
-    """Weighted losses, and a read-out that learns alone: bitwise the step as it is written."""
+def test_a_readout_that_learns_alone_is_taught_by_torch(make: Any, frames: Any) -> None:
+    """Bitwise the step as it is written."""
     fused, twin = make("gru", "tbptt-20"), make("gru", "tbptt-20")
     for t, frame in enumerate(frames(9)):
-        ticked = frame
-        if t in (2, 5):
-            weight_B = torch.full_like(frame.y_BQ[:, 0], 0.5)
-            ticked = dataclasses.replace(frame, weight_B=weight_B)
         for learner in (fused, twin):
             learner.teaches = "readout" if t in (3, 6) else "all"
-        got = fused.step(ticked)
+        got = fused.step(frame)
         with loading.switched_off():
-            truth = twin.step(ticked)
-        if t in (2, 3, 5, 6):
+            truth = twin.step(frame)
+        if t in (3, 6):
             assert torch.equal(got.prediction_BP, truth.prediction_BP)
             assert all(map(torch.equal, fused.parameters(), twin.parameters()))
         fused.load_state_dict(copied(twin))
@@ -288,7 +317,7 @@ def test_ticks_that_the_fidelity_watches_are_taken_by_torch(
 
     whole, learner = make(), make()
     for t, frame in enumerate(frames(15)):
-        assert (whole._plan_now(None) is None) == (t % 5 >= 3)
+        assert (whole._plan_now() is None) == (t % 5 >= 3)
         whole.step(frame)
         if t == cut:
             state = copied(learner)
@@ -326,11 +355,13 @@ def test_a_ladder_may_move_between_ticks(
 
 
 def test_a_plan_follows_what_is_changed_between_ticks(pair_of: Any, make: Any, frames: Any) -> None:
-    pair = pair_of(lambda: make("tanh"))
+    pair = pair_of(lambda: make("tanh", update=UPDATES["fptt"]))
     for t, frame in enumerate(frames(9)):
         for learner in (pair.fused, pair.twin):
             if t == 3:
-                learner.update.lr = 0.3
+                learner.head_update.beta = 0.9
+            if t == 4:
+                learner.update.inner.lr, learner.update.alpha = 0.1, 0.4
             if t == 5:
                 learner.head_update = Sgd(lr=0.2)
             if t == 7:

@@ -13,7 +13,7 @@ from stream_rnn.head import Gaussian, Head, Loss, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Elstm, Lru, Recurrence, Rtu
-from stream_rnn.update import Adam, Sgd, Update
+from stream_rnn.update import Adam, Fptt, Obgd, Sgd, Update
 
 Make = Callable[[int, int, int, torch.Generator], Recurrence]
 UNITS: dict[str, Make] = {
@@ -84,8 +84,14 @@ def test_a_tick_of_many_lanes_is_the_same(
 @pytest.mark.parametrize("units", ["lru", "elstm"])
 @pytest.mark.parametrize(
     "update",
-    [lambda: Sgd(lr=0.05, clip=None), lambda: Sgd(lr=0.02, momentum=0.7, clip=0.1), Adam],
-    ids=["sgd", "momentum clipped", "adam"],
+    [
+        lambda: Sgd(lr=0.05, clip=None),
+        lambda: Sgd(lr=0.02, momentum=0.7, clip=0.1),
+        Adam,
+        Obgd,
+        lambda: Fptt(Adam(lr=0.01), alpha=0.2),
+    ],
+    ids=["sgd", "momentum clipped", "adam", "obgd", "fptt"],
 )
 def test_every_update_is_the_same(
     units: str, update: Callable[[], Update], pair_of: Any, frames_of: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from stream_rnn.learner import Learner
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.native import loading
 from stream_rnn.recurrence import Dense, Elstm, Feedforward, Lru, Recurrence, Rtu, Stack
-from stream_rnn.update import Adam
+from stream_rnn.update import Adam, Fptt
 
 LANES = 3
 TICKS = 96
@@ -85,13 +86,16 @@ def one_by_one(learner: Learner, block: Block) -> list[Outcome]:
     return [learner.step(block.frame(t)) for t in range(len(block))]
 
 
+def cut(block: Block, first: int, end: int) -> Block:
+    return Block(*(None if each is None else each[first:end] for each in block.rows))  # type: ignore[arg-type]
+
+
 def in_runs(learner: Learner, block: Block, size: int) -> tuple[list[Outcome], list[int]]:
     """The block, cut into pieces of `size` ticks; how many each run took."""
     outcomes: list[Outcome] = []
     lengths: list[int] = []
     for first in range(0, len(block), size):
-        rows = (block.x_TBI, block.y_TBQ, block.live_TB, block.scored_TB)
-        piece = Block(*(each[first : first + size] for each in rows))
+        piece = cut(block, first, first + size)
         start = 0
         while start < len(piece):
             run = learner.run(piece, start)
@@ -286,16 +290,20 @@ def test_without_a_plan_a_run_is_one_step(make: Any) -> None:
     assert lengths == [1] * 5
 
 
-def test_weighted_losses_are_taken_one_by_one(make: Any) -> None:
-    learner, stepped = make("gru"), make("gru")
-    block = block_of(4, accidents=False)
-    weighted = Block(
-        block.x_TBI, block.y_TBQ, block.live_TB, block.scored_TB, torch.full((4, LANES), 0.5)
-    )
-    truth = one_by_one(stepped, weighted)
-    runs = [learner.run(weighted, t) for t in range(4)]
-    same([run.outcome(0) for run in runs], truth)
-    assert [len(run) for run in runs] == [1] * 4
+def test_weighted_losses_and_fptt_learn_the_same_bits(make: Any) -> None:
+    """Parts as FPTT has them: an update at every tick, drawn to a mean of the parameters."""
+    weight_TB = torch.rand(TICKS, LANES, generator=signs_of(3))
+    weight_TB[11, 1], weight_TB[12, 2] = torch.nan, 0.0
+    block = dataclasses.replace(block_of(), weight_TB=weight_TB)
+    _, lengths = all_sizes_agree(lambda: make("lstm", "tbptt-20", update=Fptt), block)
+    assert lengths == [TICKS]
+
+
+def test_a_read_out_that_owns_its_update_takes_no_weights(kernels: loading.Library) -> None:
+    learner = of_units("rtu-tanh", kind=LeastSquaresHead)
+    block = dataclasses.replace(block_of(4), weight_TB=torch.full((4, LANES), 0.5))
+    with pytest.raises(ValueError, match="takes no loss weights"):
+        learner.run(block)
 
 
 def test_rows_that_do_not_follow_each_other_are_taken_one_by_one(make: Any) -> None:
@@ -339,7 +347,6 @@ def test_steps_and_runs_may_take_turns(make: Any) -> None:
         if t % 3 == 0:
             got.append(mixed.step(block.frame(t)))
             continue
-        rows = (block.x_TBI, block.y_TBQ, block.live_TB, block.scored_TB)
-        run = mixed.run(Block(*(each[: t + 5] for each in rows)), t)
+        run = mixed.run(cut(block, 0, t + 5), t)
         got += [run.outcome(i) for i in range(len(run))]
     same(got, truth)

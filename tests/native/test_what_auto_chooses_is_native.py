@@ -220,12 +220,19 @@ def test_deeper_stacks_have_no_plan(kernels: loading.Library, frames_of: Any) ->
         assert learner._plan is None
 
 
-def test_an_update_around_another_has_no_plan(kernels: loading.Library, frames_of: Any) -> None:
+class OtherSgd(Sgd):
+    """An update of somebody else's."""
+
+
+@pytest.mark.parametrize("inner", [Sgd, OtherSgd])
+def test_fptt_around_anothers_update_has_no_plan(
+    inner: type[Sgd], kernels: loading.Library, frames_of: Any
+) -> None:
     learner = squares_of()
-    learner.update = Fptt(Sgd())
+    learner.update = Fptt(inner())
     for frame in frames_of(2, LANES, dtype=torch.float32):
         learner.step(frame)
-    assert learner._plan is None
+    assert (learner._plan is None) == (inner is OtherSgd)
 
 
 @pytest.mark.parametrize("lanes", [1, 64], ids=["one stream", "64 streams"])

@@ -12,7 +12,7 @@ enum Rule : int64_t { KF = 0, OK = 1, TBPTT = 2, RTRL = 3 };
 enum Chunks : int64_t { JOINT = 0, GATE = 1, ROW = 2 };
 enum CellKind : int64_t { TANH = 0, GRU = 1, LSTM = 2, RHN = 3 };
 enum LossKind : int64_t { SQUARED = 0, QUANTILE = 1, GAUSSIAN = 2, CROSS_ENTROPY = 3, BERNOULLI = 4 };
-enum UpdateKind : int64_t { SGD = 0, ADAM = 1 };
+enum UpdateKind : int64_t { SGD = 0, ADAM = 1, OBGD = 2 };
 enum Units : int64_t { NO_UNITS = 0, LRU = 1, RTU_LINEAR = 2, RTU_TANH = 3, RTU_RELU = 4, ELSTM = 5 };
 
 // One tick of a credit rule. What the rule keeps comes first, then the tick, then the results.
@@ -50,6 +50,7 @@ struct Parameter {
   float* first;            // SGD: velocity (or null);  ADAM: m
   float* second;           // ADAM: v
   float* gradient;         // of the recurrence; null for the read-out, whose own is in the work space
+  float *mean, *lam;       // FPTT: of the values, what they are drawn to; null without
 };
 
 struct Step {              // an update of up to three parameters
@@ -57,6 +58,8 @@ struct Step {              // an update of up to three parameters
   double lr, clip;         // clip 0: no limit; of the gradients together
   double momentum;         // SGD
   double beta1, beta2, eps;  // ADAM
+  double kappa;            // OBGD
+  double alpha, beta;      // FPTT around one of them; alpha 0: without
   Parameter parameters[3];
   double* count;           // ADAM
   float* norm;             // scalar: norm of the last gradients
@@ -107,6 +110,7 @@ struct Tick {              // or the first of several, whose rows follow
   const float* y;          // (B, Q)
   const uint8_t* live;     // (B)
   const uint8_t* scored;   // (B)
+  const float* weight;     // (B) of the losses, 0..1, or null: 1 everywhere
   const float* signs;
   int64_t n_signs;         // of a tick
   int64_t frozen;

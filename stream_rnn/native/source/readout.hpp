@@ -61,6 +61,39 @@ static float evaluate(const Plan& plan, const float* o, const float* y, float* s
   }
 }
 
+// Of a likelihood: the mean over the C classes of -log(p) / C, and its slope times `share` on top of `slope`.
+static float add_undecided(const Plan& plan, const float* o, float share, float* slope) {
+  const int P = int(plan.P), Q = int(plan.Q);
+  float loss = 0;
+  if (plan.loss == BERNOULLI) {
+    for (int i = 0; i < P; i++) {
+      const float x = o[i], tail = std::log1p(std::exp(-std::fabs(x)));
+      loss += (x > 0 ? x : 0.0f) + tail - x / 2;
+      slope[i] += share * (1 / (1 + std::exp(-x)) - 0.5f) / (2 * Q);
+    }
+    return loss / P / 2;
+  }
+  float largest = o[0], total = 0;
+  for (int i = 1; i < P; i++) largest = o[i] > largest ? o[i] : largest;
+  for (int i = 0; i < P; i++) total += std::exp(o[i] - largest);
+  const float log_total = std::log(total), even = 1.0f / P;
+  for (int i = 0; i < P; i++) {
+    const float log_p = o[i] - largest - log_total;
+    loss -= log_p;
+    slope[i] += share * (std::exp(log_p) - even) / P;
+  }
+  return loss / P / P;
+}
+
+inline bool is_likelihood(const Plan& plan) { return plan.loss == CROSS_ENTROPY || plan.loss == BERNOULLI; }
+
+// As `evaluate`, the loss times a weight in 0..1; what that leaves of a likelihood goes to no preference.
+static float evaluate_weighted(const Plan& plan, const float* o, const float* y, float weight, float* slope) {
+  const float loss = evaluate(plan, o, y, slope) * weight;
+  for (int i = 0; i < plan.P; i++) slope[i] *= weight;
+  return is_likelihood(plan) ? loss + (1 - weight) * add_undecided(plan, o, 1 - weight, slope) : loss;
+}
+
 // What is published of outputs o (P), in place.
 static void publish(const Plan& plan, float* o) {
   const int P = int(plan.P), Q = int(plan.Q);

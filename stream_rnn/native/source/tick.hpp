@@ -80,7 +80,9 @@ struct TickWork {
   const float** x;
   uint8_t *live, *ready, *scored;
   SquaresWork squares;
-  TickWork(Arena& arena, const Plan& plan, int S, int width) : squares(arena, plan, width + int(plan.I) + 1) {
+  Drawn recurrent, readout;
+  TickWork(Arena& arena, const Plan& plan, int S, int width)
+      : squares(arena, plan, width + int(plan.I) + 1), recurrent(arena, plan.recurrent), readout(arena, plan.readout) {
     const size_t B = plan.credit.B, F = width + plan.I + 1;
     candidate = arena.take<float>(B * S);
     q = arena.take<float>(B * (S > width ? S : width));
@@ -146,7 +148,7 @@ static void by_lanes(int threads, int64_t B, const Each& each) {
               const_cast<Each*>(&each));
 }
 
-// The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live and scored.
+// The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live, scored and weight.
 template <class Net>
 static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
   const int64_t B = plan.credit.B;
@@ -162,6 +164,10 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     const float *x = tick.x + b * I, *y = tick.y + b * Q;
     bool live = tick.live[b], scored = live && tick.scored[b];
     live = live && within(x, I, ABSURD) && (!scored || within(y, Q, ABSURD));
+    if (scored && tick.weight) {
+      live = live && tick.weight[b] >= 0 && tick.weight[b] <= 1;
+      scored = tick.weight[b] > 0 || is_likelihood(plan);
+    }
     const float* x_learn = x;
     bool ready = live;
     if (k) {
@@ -196,7 +202,8 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
       std::memset(q, 0, sizeof(float) * Nq);
       continue;
     }
-    loss[b] = evaluate(plan, w.o + b * P, tick.y + b * Q, slope);
+    const float *o = w.o + b * P, *y = tick.y + b * Q;
+    loss[b] = tick.weight ? evaluate_weighted(plan, o, y, tick.weight[b], slope) : evaluate(plan, o, y, slope);
     for (int i = 0; i < P; i++) slope[i] /= float(n_scored);
     pull(plan, N, slope, q);
     std::memset(q + N, 0, sizeof(float) * (Nq - N));
@@ -224,8 +231,8 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     const float* of_head[3] = {w.head_gradient, nullptr, nullptr};
     const Parameter* moved = plan.recurrent.parameters;
     const float* of_net[3] = {moved[0].gradient, moved[1].gradient, moved[2].gradient};
-    if (!plan.squares.C) update(plan.readout, of_head, n_scored > 0);
-    if (tick.pays) *updated = update(plan.recurrent, of_net, is_owed);
+    if (!plan.squares.C) update(plan.readout, w.readout, of_head, n_scored > 0);
+    if (tick.pays) *updated = update(plan.recurrent, w.recurrent, of_net, is_owed);
     for (int64_t b = 0; b < B && plan.squares.C; b++)
       if (w.scored[b]) refit(plan, w.squares, F, w.features + b * F, tick.y + b * Q);
   }
@@ -299,6 +306,7 @@ static int64_t run_all(const Plan& plan, Tick at, int64_t ticks) {
     at.y += B * plan.Q;
     at.live += B;
     at.scored += B;
+    if (at.weight) at.weight += B;
     at.signs += n_signs;
     at.slot++;
   }

@@ -1,5 +1,8 @@
-// SGD and Adam with clipping and a conditional commit (stream_rnn/update).
+// SGD, Adam and ObGD with clipping and a conditional commit, and FPTT around them (stream_rnn/update).
 #pragma once
+#include <algorithm>
+#include <cfloat>
+
 #include "abi.hpp"
 #include "simd.hpp"
 
@@ -15,8 +18,30 @@ inline double power(double beta, double n) {
   return result;
 }
 
+// How far ObGD goes along these gradients.
+static float bounded_rate(const Step& step, const float* const gradients[3]) {
+  vf largest = {};
+  double total = 0;
+  for (int i = 0; i < 3; i++) {
+    const int64_t size = step.parameters[i].size;
+    for (int64_t from = 0; from < size; from += 4096) {
+      vf some = {};
+      by_vectors(int(std::min<int64_t>(size - from, 4096)), [&](int n, auto at) {
+        const vf g = at.get(gradients[i] + from + n), sizes = g < 0 ? -g : g;
+        some += sizes;
+        largest = sizes > largest ? sizes : largest;
+      });
+      total += sum(some);
+    }
+  }
+  float of_all = 0;
+  for (int l = 0; l < VL; l++) of_all = std::max(of_all, largest[l]);
+  const double least_error = of_all / (2 * step.kappa);  // 2: the curvature of a squared error
+  return float(std::min(std::min(least_error, 1.0) / (step.kappa * std::max(total, double(FLT_MIN))), step.lr));
+}
+
 // Moves the parameters by their gradients where `ok` and these are finite; whether it did.
-static bool update(const Step& step, const float* const gradients[3], bool ok) {
+static bool step_by(const Step& step, const float* const gradients[3], bool ok) {
   double squares = 0;
   for (int i = 0; i < 3; i++) {
     const int64_t size = step.parameters[i].size;
@@ -34,7 +59,7 @@ static bool update(const Step& step, const float* const gradients[3], bool ok) {
   const float root = float(std::sqrt(1 - power(step.beta2, n)));
   const float a = float(1 - step.beta1), b = float(step.beta2), c = float(1 - step.beta2);
   const float eps = float(step.eps), by_root = 1 / root;
-  const float lr = float(step.lr), momentum = float(step.momentum);
+  const float lr = step.kind == OBGD ? bounded_rate(step, gradients) : float(step.lr), momentum = float(step.momentum);
   for (int part = 0; part < 3; part++) {
     const Parameter& p = step.parameters[part];
     const float* __restrict gradient = gradients[part];
@@ -70,6 +95,37 @@ static bool update(const Step& step, const float* const gradients[3], bool ok) {
     } else {
       for (int64_t i = 0; i < p.size; i++) value[i] -= lr * (gradient[i] * scale);
     }
+  }
+  return true;
+}
+
+// What FPTT makes of the gradients before the inner update sees them; nothing without it.
+struct Drawn {
+  float* totals[3];
+  Drawn(Arena& arena, const Step& step) {
+    for (int i = 0; i < 3; i++) totals[i] = arena.take<float>(step.alpha ? step.parameters[i].size : 0);
+  }
+};
+
+// One step of an update, FPTT or plain; whether it was made.
+static bool update(const Step& step, const Drawn& drawn, const float* const gradients[3], bool ok) {
+  if (!step.alpha) return step_by(step, gradients, ok);
+  const vf alpha = all(float(step.alpha)), beta = all(float(step.beta)), ratio = all(float(step.beta / step.alpha));
+  for (int i = 0; i < 3; i++) {
+    const Parameter& p = step.parameters[i];
+    by_vectors(int(p.size), [&](int n, auto at) {
+      const vf gap = at.get(p.value + n) - at.get(p.mean + n);
+      at.put(drawn.totals[i] + n, at.get(gradients[i] + n) - at.get(p.lam + n) + gap * alpha);
+    });
+  }
+  if (!step_by(step, drawn.totals, ok)) return false;
+  for (int i = 0; i < 3; i++) {
+    const Parameter& p = step.parameters[i];
+    by_vectors(int(p.size), [&](int n, auto at) {
+      const vf mean = at.get(p.mean + n), gap = at.get(p.value + n) - mean, lam = at.get(p.lam + n) - gap * alpha;
+      at.put(p.lam + n, lam);
+      at.put(p.mean + n, mean + gap * beta - lam * ratio);
+    });
   }
   return true;
 }
