@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit, is_sound, norms, outer_sum
-from stream_rnn.lane_state import reset_lanes, rows
+from stream_rnn.lane_state import rows, zero_lanes
 from stream_rnn.linearization import Linearization
 
 
@@ -107,5 +107,5 @@ class Window(Credit):
         sound_B = is_sound(norms(p_BLZ) + norms(u_BLM) + norms(q_BLS))
         gradient_ZM = outer_sum(p_BLZ, u_BLM, sound_B)
         self._healthy_B = sound_B
-        reset_lanes(self.lane_state, ~sound_B)
+        zero_lanes(self.lane_state, ~sound_B)
         return gradient_ZM
