@@ -24,7 +24,7 @@ class Observation(ctypes.Structure):
 
     _fields_ = (
         *((name, _I) for name in ("rule", "B", "K", "G", "N", "M", "rank", "chunks")),
-        *((name, _I) for name in ("window", "pays")),
+        *((name, _I) for name in ("window", "every", "pays")),
         *((name, _P) for name in ("u", "A", "J_h", "carries", "drives", "owed", "newest")),
         *((name, _P) for name in ("begins", "W_h")),
         ("W_stride", _I),

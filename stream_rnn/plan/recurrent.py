@@ -76,7 +76,7 @@ class DenseRecurrent:
         state = {name: tensor.data_ptr() for name, tensor in rule.lane_state.items()}
         if isinstance(rule, Tbptt):
             o = observation_of(Shape("tbptt", *sizes, u="", A=""))
-            o.window = rule.window
+            o.window, o.every = rule.window, rule.every
             o.u, o.J_h, o.owed = state["u_BTM"], state["J_h_BTSN"], state["owed_BTS"]
             o.carries, o.drives = state["carry_BTKKN"], state["drive_BTKGN"]
             o.newest, o.begins = state["newest_B"], state.get("begins_B")

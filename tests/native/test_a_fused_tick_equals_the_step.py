@@ -118,6 +118,32 @@ def test_a_tick_is_the_same(
         pair.step(frame)
 
 
+@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "tbptt-20", "tbptt-4-every-3"])
+def test_few_of_many_lanes_have_an_event(
+    pair_of: Any, rule: str, learner_of: Any, kernels: loading.Library, frames_of: Any
+) -> None:
+    """Lanes without one are bitwise as they were, but for losses that a payment settles."""
+    lanes = 43
+    pair = pair_of(
+        lambda: learner_of("gru", RULES[rule], n_lanes=lanes, dtype=torch.float32, horizon=1)
+    )
+    for t, frame in enumerate(frames_of(12, lanes, idle=0.93, unscored=0.2, dtype=torch.float32)):
+        if t == 5:
+            frame.live_B.fill_(False)
+        for rows in (frame.x_BI, frame.y_BQ):
+            rows[~frame.live_B] = torch.nan
+        before = {k: v.clone() for k, v in pair.fused.lane_state.items()}
+        got = pair.fused.step(frame)
+        idle_B = ~frame.live_B
+        for name, state in pair.fused.lane_state.items():
+            if "owed" not in name:
+                assert torch.equal(state[idle_B], before[name][idle_B]), name
+        assert not got.learned_B[idle_B].any()
+        assert not got.prediction_BP[idle_B].any()
+        pair.fused.load_state_dict(copied(pair.twin))
+        pair.step(frame)
+
+
 @pytest.mark.parametrize("horizon", [0, 2])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_is_the_same(

@@ -102,6 +102,23 @@ def test_every_update_is_the_same(
         pair.step(frame)
 
 
+@pytest.mark.parametrize("units", UNITS)
+def test_few_of_many_lanes_have_an_event(units: str, pair_of: Any, frames_of: Any) -> None:
+    """The others are bitwise as they were."""
+    pair = pair_of(lambda: learner_of(units, n_lanes=43))
+    for frame in frames_of(12, 43, idle=0.93, unscored=0.2, dtype=torch.float32):
+        for rows in (frame.x_BI, frame.y_BQ):
+            rows[~frame.live_B] = torch.nan
+        before = {k: v.clone() for k, v in pair.fused.lane_state.items()}
+        idle_B, got = ~frame.live_B, pair.fused.step(frame)
+        for name, state in pair.fused.lane_state.items():
+            if name != "owed_B":
+                assert torch.equal(state[idle_B], before[name][idle_B]), name
+        assert not got.learned_B[idle_B].any()
+        pair.follow()
+        pair.step(frame)
+
+
 def test_a_loss_of_several_outputs_is_the_same(pair_of: Any, frames_of: Any) -> None:
     pair = pair_of(lambda: learner_of("rtu-tanh", loss=Gaussian(2)))
     for frame in frames_of(10, LANES, n_targets=2, dtype=torch.float32):

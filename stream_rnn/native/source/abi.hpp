@@ -19,7 +19,8 @@ enum Units : int64_t { NO_UNITS = 0, LRU = 1, RTU_LINEAR = 2, RTU_TANH = 3, RTU_
 struct Observation {
   int64_t rule, B, K, G, N, M;
   int64_t rank, chunks;    // OK
-  int64_t window, pays;    // TBPTT: T; whether this tick pays what is owed
+  int64_t window, every;   // TBPTT: T; ticks between two payments
+  int64_t pays;            // whether this tick pays what is owed
   float* u;                // KF (B, M);  OK (B, C, M, R);  TBPTT (B, T, M)
   float* A;                // KF (B, S, Z);  OK (B, g, S, L, R);  RTRL (B, S, Z, M)
   float* J_h;              // TBPTT (B, T, S, N)
@@ -116,7 +117,7 @@ struct Tick {              // or the first of several, whose rows follow
   int64_t frozen;
   int64_t peeks;           // only what would be predicted: nothing moves
   int64_t pays;            // whether this tick has a gradient for the recurrence
-  int64_t slot;            // which row of the following, one row a tick, receives the outcome
+  int64_t slot;            // which row of the following, one row a tick and zero, receives the outcome
   float* prediction;       // (., B, P)
   float* loss;             // (., B)
   uint8_t *learned, *rejected, *restarted;  // (., B)

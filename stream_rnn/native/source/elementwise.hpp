@@ -4,6 +4,7 @@
 // place, since what comes out unsound is zeroed.
 #pragma once
 #include "abi.hpp"
+#include "live.hpp"
 #include "simd.hpp"
 
 namespace KERNELS {
@@ -337,20 +338,19 @@ struct UnitNet {
   }
 
   // Exact RTRL of one tick: traces, health and gradient; x and s of each lane as in the forward pass.
-  void learn(const Tick& tick, const uint8_t* ready, const float* const* x, const float* s, const float* q) const {
+  void learn(const Tick& tick, const Live& lanes, const uint8_t* ready, const float* const* x, const float* s,
+             const float* q) const {
     const Observation& o = plan.credit;
-    for (int64_t b = 0; b < o.B; b++) {
-      o.healthy[b] = 1;
-      o.norm[b] = 0;
-    }
+    std::memset(o.healthy, 1, o.B);
+    std::memset(o.norm, 0, sizeof(double) * o.B);
     nothing_yet();
     if (!turns) {
-      for (int64_t b = 0; b < o.B; b++)
+      for (const int64_t b : lanes)
         if (ready[b]) judge(b, move(b, x[b], s + b * S), q);
-      share(tick, ready, q);
-    } else if (!learn_alike(ready, x, q)) {  // nothing of an unhealthy lane may stand in the gradient
+      share(tick, lanes, ready, q);
+    } else if (!learn_alike(lanes, ready, x, q)) {  // nothing of an unhealthy lane may stand in the gradient
       nothing_yet();
-      share(tick, ready, q);
+      share(tick, lanes, ready, q);
     }
     hand_over();
   }
@@ -383,32 +383,32 @@ struct UnitNet {
   }
 
   // `move_alike` of all lanes, in their order; whether all are healthy.
-  bool learn_alike(const uint8_t* ready, const float* const* x, const float* q) const {
-    int64_t lanes[TOGETHER];
+  bool learn_alike(const Live& lanes, const uint8_t* ready, const float* const* x, const float* q) const {
+    int64_t together[TOGETHER];
     int waiting = 0;
     bool healthy = true;
-    for (int64_t b = 0; b < plan.credit.B; b++) {
+    for (const int64_t b : lanes) {
       if (!ready[b]) continue;
-      lanes[waiting] = b;
+      together[waiting] = b;
       if (++waiting < TOGETHER) continue;
       waiting = 0;
       vf squares[TOGETHER] = {};
-      move_alike<TOGETHER>(lanes, x, q, squares);
-      for (int i = 0; i < TOGETHER; i++) healthy &= judge(lanes[i], squares[i], q);
+      move_alike<TOGETHER>(together, x, q, squares);
+      for (int i = 0; i < TOGETHER; i++) healthy &= judge(together[i], squares[i], q);
     }
     for (int i = 0; i < waiting; i++) {
       vf squares = {};
-      move_alike<1>(lanes + i, x, q, &squares);
-      healthy &= judge(lanes[i], squares, q);
+      move_alike<1>(together + i, x, q, &squares);
+      healthy &= judge(together[i], squares, q);
     }
     return healthy;
   }
 
   // The shares of the healthy lanes that are scored, in their order; of others q is zero.
-  void share(const Tick& tick, const uint8_t* ready, const float* q) const {
+  void share(const Tick& tick, const Live& lanes, const uint8_t* ready, const float* q) const {
     const float *q_of[TOGETHER], *T_of[TOGETHER];
     int waiting = 0;
-    for (int64_t b = 0; b < plan.credit.B; b++) {
+    for (const int64_t b : lanes) {
       if (!ready[b] || !tick.scored[b] || !plan.credit.healthy[b]) continue;
       q_of[waiting] = q + b * S;
       T_of[waiting] = e.influence + size_t(b) * K * Q * N;

@@ -38,7 +38,8 @@ void observe(const Observation* o) {
     const WindowWork work(arena, *o, z);
     for (int64_t b = 0; b < o->B; b++)
       if (o->live[b]) keep_step(*o, z, b);
-    for (int64_t b = 0; b < o->B && o->pays; b++) pay(*o, z, work, b);
+    for (int64_t b = 0; b < o->B && o->pays; b++)
+      if (!is_square(*o, z, b)) pay(*o, z, work, b);
     return;
   }
   if (o->rule == RTRL) return Lanes<ExactWork, ExactShare>(*o, z, rtrl_lane).run();

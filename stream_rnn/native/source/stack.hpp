@@ -85,13 +85,13 @@ struct StackNet {
     });
   }
 
-  void learn(const Tick& tick, const uint8_t* ready, const float* const* x, const float* s, const float* dL_dh) const {
+  void learn(const Tick& tick, const Live& lanes, const uint8_t* ready, const float* const* x, const float* s,
+             const float* dL_dh) const {
     const Parameter& W = plan.recurrent.parameters[plan.layer.W];
     std::memset(W.gradient, 0, sizeof(float) * W.size);
-    std::memset(q, 0, sizeof(float) * plan.credit.B * S);
-    int64_t lanes[TOGETHER];
+    int64_t together[TOGETHER];
     int waiting = 0;
-    for (int64_t b = 0; b < plan.credit.B; b++) {
+    for (const int64_t b : lanes) {
       if (!ready[b]) continue;
       const float *out = h + b * N, *of_h = dL_dh + b * N;
       float* slope = dz + b * N;
@@ -100,14 +100,14 @@ struct StackNet {
         const vf o = at.get(out + n), one = all(1.0f);
         at.put(slope + n, at.get(of_h + n) * (bends ? one - o * o : o > vf{} ? one : vf{}));
       });
-      lanes[waiting] = b;
+      together[waiting] = b;
       if (++waiting == TOGETHER) {
-        teach<TOGETHER>(lanes);
+        teach<TOGETHER>(together);
         waiting = 0;
       }
     }
-    for (int i = 0; i < waiting; i++) teach<1>(lanes + i);
-    below.learn(tick, ready, x, s, q);
+    for (int i = 0; i < waiting; i++) teach<1>(together + i);
+    below.learn(tick, lanes, ready, x, s, q);
   }
 };
 

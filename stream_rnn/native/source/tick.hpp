@@ -4,6 +4,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 #include "least_squares.hpp"
+#include "live.hpp"
 #include "readout.hpp"
 #include "stack.hpp"
 #include "update.hpp"
@@ -60,7 +61,7 @@ struct DenseNet {
     return s_t;
   }
 
-  void learn(const Tick& tick, const uint8_t* ready, const float* const*, const float*, const float* q) {
+  void learn(const Tick& tick, const Live&, const uint8_t* ready, const float* const*, const float*, const float* q) {
     o.drive = drive;
     o.carry = carry;
     o.input = u;
@@ -78,6 +79,7 @@ struct DenseNet {
 struct TickWork {
   float *candidate, *q, *o, *slope, *features, *head_gradient;
   const float** x;
+  int64_t* lanes;
   uint8_t *live, *ready, *scored;
   SquaresWork squares;
   Drawn recurrent, readout;
@@ -91,6 +93,7 @@ struct TickWork {
     features = arena.take<float>(B * F);
     head_gradient = arena.take<float>(plan.P * F);
     x = arena.take<const float*>(B);
+    lanes = arena.take<int64_t>(B);
     live = arena.take<uint8_t>(B);
     ready = arena.take<uint8_t>(B);
     scored = arena.take<uint8_t>(B);
@@ -139,13 +142,21 @@ static void add_slopes(int P, int F, const int64_t* lanes, const TickWork& w) {
   });
 }
 
-// Calls `each(lane)` for all lanes, which know nothing of one another.
+// Calls `each(lane)` for these lanes, which know nothing of one another.
 template <class Each>
-static void by_lanes(int threads, int64_t B, const Each& each) {
-  for (int64_t b = 0; threads == 1 && b < B; b++) each(b);
-  if (threads == 1) return;
-  Team::share(threads, B, [](void* context, int64_t b, int) { (*static_cast<const Each*>(context))(b); },
-              const_cast<Each*>(&each));
+static void by_lanes(int threads, const Live& lanes, const Each& each) {
+  if (threads == 1) {
+    for (const int64_t b : lanes) each(b);
+    return;
+  }
+  struct Shared {
+    const Live& lanes;
+    const Each& each;
+  } shared{lanes, each};
+  Team::share(threads, lanes.n, [](void* context, int64_t i, int) {
+    const Shared& of = *static_cast<const Shared*>(context);
+    of.each(of.lanes.lanes[i]);
+  }, &shared);
 }
 
 // The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live, scored and weight.
@@ -159,11 +170,13 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
   float *prediction = tick.prediction + tick.slot * B * P, *loss = tick.loss + tick.slot * B;
 
   // the forward pass: which events are sane, and what comes out
+  const Live lanes = live_lanes(tick.live, B, w.lanes);
+  for (uint8_t* marks : {w.live, w.ready, w.scored})
+    if (lanes.n < B) std::memset(marks, 0, B);
   net.look();
-  by_lanes(net.threads, B, [&](int64_t b) {
+  by_lanes(net.threads, lanes, [&](int64_t b) {
     const float *x = tick.x + b * I, *y = tick.y + b * Q;
-    bool live = tick.live[b], scored = live && tick.scored[b];
-    live = live && within(x, I, ABSURD) && (!scored || within(y, Q, ABSURD));
+    bool scored = tick.scored[b], live = within(x, I, ABSURD) && (!scored || within(y, Q, ABSURD));
     if (scored && tick.weight) {
       live = live && tick.weight[b] >= 0 && tick.weight[b] <= 1;
       scored = tick.weight[b] > 0 || is_likelihood(plan);
@@ -186,18 +199,17 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     w.ready[b] = ready;
     w.scored[b] = scored;
     learned[b] = scored;
-    rejected[b] = tick.live[b] && !live;
+    rejected[b] = !live;
   });
   int64_t n_scored = 0;
-  for (int64_t b = 0; b < B; b++) n_scored += w.scored[b];
+  for (const int64_t b : lanes) n_scored += w.scored[b];
 
   // the loss, its slope, and what it asks of the read-out and of the recurrence
   std::memset(w.head_gradient, 0, sizeof(float) * P * F);
-  int64_t lanes[TOGETHER];
+  int64_t together[TOGETHER];
   int waiting = 0;
-  for (int64_t b = 0; b < B; b++) {
+  for (const int64_t b : lanes) {
     float *slope = w.slope + b * P, *q = w.q + b * Nq;
-    loss[b] = 0;
     if (!w.scored[b]) {
       std::memset(q, 0, sizeof(float) * Nq);
       continue;
@@ -207,45 +219,41 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
     for (int i = 0; i < P; i++) slope[i] /= float(n_scored);
     pull(plan, N, slope, q);
     std::memset(q + N, 0, sizeof(float) * (Nq - N));
-    lanes[waiting] = b;
+    together[waiting] = b;
     if (++waiting < TOGETHER) continue;
     waiting = 0;
-    add_slopes<TOGETHER>(P, F, lanes, w);
+    add_slopes<TOGETHER>(P, F, together, w);
   }
-  for (int i = 0; i < waiting; i++) add_slopes<1>(P, F, lanes + i, w);
+  for (int i = 0; i < waiting; i++) add_slopes<1>(P, F, together + i, w);
 
   // credit; new states are committed
-  net.learn(tick, w.ready, w.x, w.candidate, w.q);
-  for (int64_t b = 0; b < B; b++)
+  net.learn(tick, lanes, w.ready, w.x, w.candidate, w.q);
+  for (const int64_t b : lanes)
     if (w.ready[b]) copy(plan.s + b * S, w.candidate + b * S, S);
 
   // updates: a zero gradient is not a no-op, an update needs a lane that is owed one and sound
-  *updated = 0;
-  bool is_owed = false;
-  for (int64_t b = 0; b < B; b++) {
+  for (const int64_t b : lanes) {
     restarted[b] = w.ready[b] && !plan.credit.healthy[b];
     if (!tick.frozen) plan.owed[b] |= w.scored[b];
-    is_owed |= plan.owed[b] && plan.credit.healthy[b];
   }
+  uint8_t is_owed = 0;
+  for (int64_t b = 0; b < B; b++) is_owed |= plan.owed[b] & plan.credit.healthy[b];
   if (!tick.frozen) {
     const float* of_head[3] = {w.head_gradient, nullptr, nullptr};
     const Parameter* moved = plan.recurrent.parameters;
     const float* of_net[3] = {moved[0].gradient, moved[1].gradient, moved[2].gradient};
     if (!plan.squares.C) update(plan.readout, w.readout, of_head, n_scored > 0);
     if (tick.pays) *updated = update(plan.recurrent, w.recurrent, of_net, is_owed);
-    for (int64_t b = 0; b < B && plan.squares.C; b++)
-      if (w.scored[b]) refit(plan, w.squares, F, w.features + b * F, tick.y + b * Q);
+    for (const int64_t b : lanes)
+      if (plan.squares.C && w.scored[b]) refit(plan, w.squares, F, w.features + b * F, tick.y + b * Q);
   }
   if (tick.pays) std::memset(plan.owed, 0, B);
 
   // what is published: of the event itself, or of the second state, k events ahead
   if (k) net.look();
-  by_lanes(k ? net.threads : 1, B, [&](int64_t b) {
+  by_lanes(k ? net.threads : 1, lanes, [&](int64_t b) {
+    if (!w.live[b]) return;
     float* out = prediction + b * P;
-    if (!w.live[b]) {
-      std::memset(out, 0, sizeof(float) * P);
-      return;
-    }
     if (k) {
       const float* x = tick.x + b * I;
       float *ahead = plan.ahead + b * S, *next = w.candidate + b * S;
@@ -268,10 +276,10 @@ static void peek(const Plan& plan, const Tick& tick, Net& net, const TickWork& w
   const int S = net.S, N = net.width(), I = int(plan.I), P = int(plan.P);
   const float* state = plan.horizon ? plan.ahead : plan.s;
   net.look();
-  for (int64_t b = 0; b < B; b++) {
+  for (const int64_t b : live_lanes(tick.live, B, w.lanes)) {
     const float* x = tick.x + b * I;
     float* out = tick.prediction + (tick.slot * B + b) * P;
-    bool sound = tick.live[b] && within(x, I, ABSURD);
+    bool sound = within(x, I, ABSURD);
     if (sound) {
       const float* h = net.ahead(b, x, state + b * S, w.candidate + b * S);
       read_out(plan, N, h, x, w.features + b * (N + I + 1), out);
@@ -281,7 +289,7 @@ static void peek(const Plan& plan, const Tick& tick, Net& net, const TickWork& w
       publish(plan, out);
     else
       std::memset(out, 0, sizeof(float) * P);
-    tick.rejected[tick.slot * B + b] = tick.live[b] && !sound;
+    tick.rejected[tick.slot * B + b] = !sound;
   }
 }
 
@@ -296,12 +304,12 @@ static int64_t run_all(const Plan& plan, Tick at, int64_t ticks) {
   const int64_t B = plan.credit.B, n_signs = at.n_signs;
   for (int64_t t = 0; t < ticks; t++) {
     run(plan, at, net, w);
-    bool calm = true, scored = false;
+    uint8_t restarted = 0, scored = 0;
     for (int64_t b = 0; b < B; b++) {
-      calm &= !at.restarted[at.slot * B + b];
+      restarted |= at.restarted[at.slot * B + b];
       scored |= at.learned[at.slot * B + b];
     }
-    if (!calm || (scored && at.pays && !at.frozen && !at.updated[at.slot])) return t + 1;
+    if (restarted || (scored && at.pays && !at.frozen && !at.updated[at.slot])) return t + 1;
     at.x += B * plan.I;
     at.y += B * plan.Q;
     at.live += B;

@@ -23,6 +23,17 @@ static void keep_step(const Observation& o, const Sizes& z, int64_t b) {
   std::memset(o.carries + slot * z.K * z.S, 0, sizeof(float) * z.K * z.S);
 }
 
+// A lane without an event that owes nothing: it is left as it is.
+static bool is_square(const Observation& o, const Sizes& z, int64_t b) {
+  if (o.live[b]) return false;
+  if (o.every == 1) return true;
+  bool owes = false;
+  const size_t size = size_t(o.window) * z.S;
+  const float* owed = o.owed + b * size;
+  for (size_t i = 0; i < size; i++) owes |= owed[i] != 0;
+  return !owes;
+}
+
 struct WindowWork {
   float *q, *p, *V;
   WindowWork(Arena& arena, const Observation& o, const Sizes& z) {
@@ -32,7 +43,7 @@ struct WindowWork {
   }
 };
 
-// Carries what a lane owes back through its window; every lane, live or not.
+// Carries what a lane owes back through its window, live or not.
 static void pay(const Observation& o, const Sizes& z, const WindowWork& w, int64_t b) {
   const int S = z.S, N = z.N, K = z.K, T = int(o.window);
   float *q = w.q, *q_tm1 = w.q + S;
