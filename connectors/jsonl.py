@@ -104,6 +104,7 @@ class JsonlSource(Source):
         self._generations: OrderedDict[str, int] = OrderedDict()
         self._file: io.FileIO | None = None
         self._resume: Position = {}
+        self._read_events = self._read_bytes = 0  # since it was made: how long a line is
         self._clear()
 
     def _clear(self) -> None:
@@ -289,7 +290,9 @@ class JsonlSource(Source):
         assert self._partition is not None
         position = self._read_at - len(self._tail) - self._dropped
         self._read_at += len(block)
+        self._read_bytes += len(block)
         self._at_end = False
+        waiting = len(self._pending)
         if self._dropped:
             rest, newline, block = block.partition(b"\n")
             self._dropped += len(rest)
@@ -309,6 +312,7 @@ class JsonlSource(Source):
             else:
                 append(Event(partition, position, line, None, None, _NO_HEADERS))
         self._tail, self._dropped = tail[:limit], max(0, len(tail) - limit)
+        self._read_events += len(self._pending) - waiting
         return True
 
     def _append(self, position: int, data: bytes, is_long: bool) -> None:
@@ -376,9 +380,19 @@ class JsonlSource(Source):
 
     @override
     def lag(self) -> Lag | None:
-        """0 events at the end of the file; unknown before it, as lines are not counted ahead."""
-        is_drained = self._at_end and self._cursor >= len(self._pending) and not self._tail
-        return Lag(events=0) if is_drained else None
+        """Exact at the end of the file; before it what its bytes are in lines as long as those read.
+
+        Unknown before the first line.
+        """
+        waiting = len(self._pending) - self._cursor
+        if self._at_end and not self._tail:
+            return Lag(events=waiting)
+        if self._file is None or not self._read_events:
+            return None
+        tail = len(self._tail) + self._dropped
+        ahead = os.fstat(self._file.fileno()).st_size - self._read_at + tail
+        lines = max(0, ahead) * self._read_events / (self._read_bytes - tail)
+        return Lag(events=waiting + round(lines))
 
     @override
     def check(self, resume: Position | None) -> list[Finding]:

@@ -32,7 +32,7 @@ class Progress:
         baseline_loss: of the baseline, on the same events.
         baseline: its name, e.g. "persistence".
         rule: the credit rule in use.
-        lag: how far behind, as text, e.g. "12 events" or "0".
+        lag: events that the source holds and that are not applied.
         snapshot_age_s: of the newest durable snapshot.
         figure: what `loss` and `baseline_loss` are called.
         paused: who holds the polling, e.g. "ctl" or "breaker"; "" while nobody does.
@@ -44,7 +44,7 @@ class Progress:
     baseline_loss: float | None
     baseline: str
     rule: str
-    lag: str
+    lag: float | None
     snapshot_age_s: float | None
     figure: str = "loss"
     paused: str = ""
@@ -162,7 +162,7 @@ def line(progress: Progress, columns: int | None = None) -> str:
         "rate": f"{human(progress.events_per_s)}/s",
         "loss": compared(progress.loss, progress.baseline_loss, progress.baseline, progress.figure),
         "rule": printable(progress.rule) or "-",
-        "lag": f"lag {printable(progress.lag) or '-'}",
+        "lag": f"lag {human(progress.lag)}",
         "saved": "saved -" if age_s is None else f"saved {duration(age_s)} ago",
     }
     if not progress.paused:

@@ -22,7 +22,7 @@ def progress(events: int = 12_345, **changes: object) -> Progress:
         "baseline_loss": 0.0508,
         "baseline": "persistence",
         "rule": "Rtrl",
-        "lag": "0",
+        "lag": 0.0,
         "snapshot_age_s": 4.0,
     }
     return Progress(**(values | changes))  # type: ignore[arg-type]
@@ -71,15 +71,15 @@ def test_a_figure_that_is_no_loss_goes_by_its_name():
 
 
 def test_unknown_values_print_as_a_dash_and_not_as_zero():
-    text = line(progress(loss=None, baseline_loss=None, lag="", rule="", snapshot_age_s=None))
+    text = line(progress(loss=None, baseline_loss=None, lag=None, rule="", snapshot_age_s=None))
     assert text == "12.3k events  842/s  loss -  -  lag -  saved -"
 
 
 @pytest.mark.parametrize("columns", range(1, 100))
 def test_a_line_is_never_wider_than_asked_and_never_cuts_a_field(columns):
-    text = line(progress(lag="1234 events"), columns)
+    text = line(progress(lag=1234.0), columns)
     assert len(text) <= columns
-    whole = line(progress(lag="1234 events")).split("  ")
+    whole = line(progress(lag=1234.0)).split("  ")
     assert set(text.split("  ")) <= {"", *whole, "saved 4 s"}
 
 
@@ -173,7 +173,7 @@ def test_a_note_stands_above_the_live_line(live, stream):
 
 def test_escape_sequences_of_a_stream_never_reach_the_terminal(live, stream):
     live.note("bad \x1b]0;title\x07 event")
-    live.show(progress(lag="\x1b[2J", rule="a\nb", baseline="\x9bp"))
+    live.show(progress(paused="\x1b[2J", rule="a\nb", baseline="\x9bp"))
     assert not re.search(r"[\x00-\x09\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", stream.getvalue())
     assert stream.getvalue().replace("\r\x1b[K", "").count("\x1b") == 0
 

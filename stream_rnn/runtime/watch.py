@@ -220,7 +220,6 @@ class Watch:
             rate = (applied - before) / (now - since)
         baseline = self._engine.task.baseline
         figure, loss, baselines = self._engine.task.scores.shown()
-        events = self._metrics.lag_events
         progress = Progress(
             events=applied,
             events_per_s=rate,
@@ -228,7 +227,7 @@ class Watch:
             baseline_loss=baselines.get(baseline),
             baseline=baseline,
             rule=self._rule(),
-            lag="-" if events is None else f"{events:g} events",
+            lag=self._metrics.lag_events,
             snapshot_age_s=self._checkpointing.age_s(),
             figure=figure,
             paused=", ".join(self._pause.reasons),

@@ -120,10 +120,29 @@ def test_an_unfinished_line_waits_when_followed(path: Path) -> None:
     with JsonlSource(str(path), follow=True) as source:
         source.open(None)
         assert _data(source) == [b"one"]
-        assert source.lag() is None
+        assert source.lag() == Lag(events=0)  # it is no event yet
         _write(path, b"o", b"three")
         assert _data(source) == [b"two", b"three"]
         assert source.lag() == Lag(events=0)
+
+
+def test_what_lies_ahead_is_told_in_lines_as_long_as_those_read(path: Path) -> None:
+    lines = [b"%09d" % i for i in range(100_000)]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with JsonlSource(str(path), follow=True) as source:
+        assert source.lag() is None
+        source.open(None)
+        assert source.lag() is None
+        resume = source.poll(1000, 9).resume
+        assert source.lag() == Lag(events=99_000)
+        assert len(_data(source)) == 99_000
+        assert source.lag() == Lag(events=0)
+        _write(path, b"another")
+        assert source.lag() == Lag(events=0)  # nobody has looked again
+    with JsonlSource(str(path), follow=True) as source:
+        source.open(resume)
+        source.poll(500, 9)
+        assert source.lag() == Lag(events=98_501)
 
 
 def test_the_name_of_a_file_does_not_change_as_it_grows(path: Path) -> None:
