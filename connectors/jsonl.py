@@ -380,7 +380,7 @@ class JsonlSource(Source):
 
     @override
     def lag(self) -> Lag | None:
-        """Exact at the end of the file; before it what its bytes are in lines as long as those read.
+        """Exact at the end; before it what the bytes left are in lines as long as those read.
 
         Unknown before the first line.
         """
