@@ -50,9 +50,10 @@ def _round(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         flat matrix that rotates them and moves the rows to their next seats (circle method: row 0
         stays, after n - 1 rounds everybody is back).
     """
-    even, odd = torch.arange(0, n, 2), torch.arange(1, n, 2)
-    places = torch.cat((even * n + even, odd * n + odd, even * n + odd))
-    top, bottom = even.tolist(), odd.tolist()
+    even, odd = range(0, n, 2), range(1, n, 2)
+    places = [i * n + i for i in (*even, *odd)]
+    places += [i * n + j for i, j in zip(even, odd, strict=True)]
+    top, bottom = list(even), list(odd)
     if n > 2:
         top, bottom = [top[0], bottom[0], *top[1:-1]], [*bottom[1:], top[-1]]
     seats = [seat for pair in zip(top, bottom, strict=True) for seat in pair]
@@ -62,7 +63,7 @@ def _round(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         pair, partner = old // 2, old ^ 1
         turn[pair, new, old] = 1.0
         turn[pairs + pair, new, partner] = 1.0 if old % 2 == 0 else -1.0
-    return places.to(device), turn.view(2 * pairs, n * n).to(device)
+    return torch.tensor(places).to(device), turn.view(2 * pairs, n * n).to(device)
 
 
 def jacobi_svd(C_nn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
