@@ -176,7 +176,10 @@ class Metrics(Collector):
     )
     ready: Callable[[], float | None] = _gauge("1 while /readyz says ok, 0 while it gives reasons.")
 
-    prequential_loss: Gauge = _gauge("Exponentially weighted mean loss, predicted before learned.")
+    prequential_loss: Gauge = _gauge(
+        "Exponentially weighted mean loss, predicted before learned; of several targets, which may "
+        "have different units, the mean NRMSE."
+    )
     baseline_loss: dict[str, Gauge] = _gauge("The same for a baseline.", "baseline")
     prequential_metric: dict[str, Gauge] = _gauge("A prequential score, cumulative.", "name")
     scored: int = _counter("Predictions compared with their target.")

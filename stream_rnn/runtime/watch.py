@@ -179,7 +179,7 @@ class Watch:
         evictions_before, alarms_before, issues_before = self._before
         for issue, n in issues.items():
             m.feature_issues[issue] = n - issues_before.get(issue, 0)
-        m.prequential_loss, baselines = engine.task.scores.live()
+        _, m.prequential_loss, baselines = engine.task.scores.shown()
         for name, value in baselines.items():
             m.baseline_loss[name] = value
         m.step, m.fallback_level = engine.step, self._governor.level
@@ -288,6 +288,7 @@ class Watch:
             "events_shed": sum(self._intake.shed.values()),
             "positions": dict(engine.positions),
             "loss": self._metrics.prequential_loss,
+            "figure": self._engine.task.scores.shown()[0],
             "baseline_loss": dict(self._metrics.baseline_loss),
             "events_per_s": self._rate[2],
             "snapshot_age_s": self._checkpointing.age_s(),
@@ -308,6 +309,7 @@ class Watch:
             "guarantee": self._source.guarantee.value,
             "baseline": engine.task.baseline,
             "kind": engine.task.objective.kind,
+            "figure": engine.task.scores.shown()[0],
             "streams": engine.lanes.capacity,
             "parameters": self._metrics.parameters,
             "execution": self._checkpointing.identity.execution,

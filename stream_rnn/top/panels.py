@@ -64,7 +64,9 @@ def loss(answer: Answer, history: History) -> Draw:
             full.append(verdict)
             short.append(verdict)
     lines = (lambda p: p.loss, MODEL, False), (lambda p: p.baseline, OTHER, True)
-    return _plotted(_titles("Loss", full, short), history, lines, floor=None)
+    figure = answer.words("figure")
+    title = "Loss" if figure in ("", "loss") else figure
+    return _plotted(_titles(title, full, short), history, lines, floor=None)
 
 
 def tick(answer: Answer, history: History) -> Draw:

@@ -76,6 +76,22 @@ def test_a_frame_says_what_the_metrics_say() -> None:
     assert metric("credit_info", rule=last["rule"]) == 1
 
 
+def test_of_targets_in_different_units_the_relative_error_is_told() -> None:
+    """A mean of losses would be the larger unit's alone."""
+    task = {"kind": "forecast", "target": ["small", "large"], "horizon": 1}
+    events = [{"small": n % 3, "large": 1e6 * (n % 5)} for n in range(60)]
+    registry = CollectorRegistry()
+    runtime = runtime_of(events, registry, task=task)
+    runtime.watch.feed.join()
+    runtime.run()
+    last, told = frames(runtime)[-1], runtime.watch.about()
+    assert told["figure"] == runtime.watch.status()["figure"] == "NRMSE"
+    assert 0 < last["loss"] < 5
+    assert registry.get_sample_value("stream_rnn_prequential_loss") == last["loss"]
+    assert 0 < last["baselines"]["persistence"] < 5
+    assert runtime_of([], CollectorRegistry()).watch.about()["figure"] == "loss"
+
+
 def test_nothing_is_collected_while_nobody_watches() -> None:
     runtime = runtime_of(numbers(40), CollectorRegistry())
     runtime.run()

@@ -71,6 +71,8 @@ function showLetters(letters) {
   byId("letters").tBodies[0].replaceChildren(...rows);
 }
 
+const figure = () => (about.figure === "loss" ? "Loss" : about.figure);
+
 function showNumbers(frame) {
   const { big, against, verdict } = gain(frame.loss, frame.baselines);
   say("gain", big);
@@ -94,6 +96,8 @@ function makePlots() {
   const now = () => frames[frames.length - 1];
   const isClass = ["cross_entropy", "bernoulli"].includes(about.kind);
   const loose = about.streams > 1 || isClass;  // neighbors belong to different streams: no line
+  byId("figure").textContent = `${figure()}, beside the best baseline`;
+  byId("plot-loss").querySelector("h2").textContent = `${figure()}, beside the baselines`;
   if (isClass) byId("plot-scored").querySelector("h2").textContent = "Probability of what came";
   const scored = [{ label: isClass ? "probability" : "prediction", color: "model", width: 1.75, points: loose }];
   if (!isClass) scored.unshift({ label: "truth", color: "truth", width: 1.25, points: loose });
@@ -106,7 +110,7 @@ function makePlots() {
       ],
       summary: () => {
         const { big, against } = gain(now().loss, now().baselines);
-        return `Loss: ${big}, ${against}`;
+        return `${figure()}: ${big}, ${against}`;
       },
     }),
     scored: new Plot(byId("plot-scored"), {
