@@ -137,7 +137,7 @@ class Learner:
         """What would be predicted from the inputs of the block's tick t, were it the next one.
 
         With the parameters as they are, and nothing moves: neither a hidden state nor what a
-        `step` would draw at random. (Updates may make room for what they keep, which is zero.)
+        `step` would draw at random. (Updates may make what they keep, as before a first step.)
         Nothing is `learned`; `rejected` are lanes it is unsound for.
 
         Raises:

@@ -314,6 +314,24 @@ def test_a_frozen_learner_goes_on_and_learns_nothing(
             assert all(map(torch.equal, before, pair.fused.parameters()))
 
 
+@pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "rtrl", "tbptt-20"])
+def test_a_frozen_learner_asks_nothing_of_its_credit(
+    pair_of: Any, rule: str, make: Any, frames: Any
+) -> None:
+    """A target that far away would have the credit restart."""
+    pair = pair_of(lambda: make("tanh", rule))
+    for learner in (pair.fused, pair.twin):
+        learner.teaches = "nothing"
+        learner.head.V_PF.fill_(300.0)
+    for t, frame in enumerate(frames(6, idle=0.0)):
+        frame.scored_B.fill_(True)
+        if t > 2:
+            frame.y_BQ[1] = -9e5
+        got, _ = pair.step(frame)
+        assert got.learned_B.all()
+        assert not got.restarted_B.any()
+
+
 def test_a_readout_that_learns_alone_is_taught_by_torch(make: Any, frames: Any) -> None:
     """Bitwise the step as it is written."""
     fused, twin = make("gru", "tbptt-20"), make("gru", "tbptt-20")

@@ -168,6 +168,22 @@ def test_what_is_frozen_stands_still_and_goes_on(pair_of: Any, frames_of: Any) -
     assert all(map(torch.equal, pair.fused.parameters(), before))
 
 
+@pytest.mark.parametrize("units", UNITS)
+def test_what_is_frozen_asks_nothing_of_its_traces(
+    units: str, pair_of: Any, frames_of: Any
+) -> None:
+    """A target that far away would have them restart."""
+    pair = pair_of(lambda: learner_of(units))
+    for learner in (pair.fused, pair.twin):
+        learner.teaches = "nothing"
+        learner.head.V_PF.fill_(300.0)
+    for frame in frames_of(3, LANES, 2, dtype=torch.float32):
+        frame.y_BQ[1] = -9e5
+        got, _ = pair.step(frame)
+        assert got.learned_B.all()
+        assert not got.restarted_B.any()
+
+
 @pytest.mark.parametrize("phase", [1e-3, 3.1416, 700.0, 2e4])
 def test_units_turn_by_any_phase(phase: float, pair_of: Any, frames_of: Any) -> None:
     def make() -> Learner:

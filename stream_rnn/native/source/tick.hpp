@@ -210,15 +210,12 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
   int waiting = 0;
   for (const int64_t b : lanes) {
     float *slope = w.slope + b * P, *q = w.q + b * Nq;
-    if (!w.scored[b]) {
-      std::memset(q, 0, sizeof(float) * Nq);
-      continue;
-    }
+    std::memset(q, 0, sizeof(float) * Nq);
+    if (!w.scored[b]) continue;
     const float *o = w.o + b * P, *y = tick.y + b * Q;
     loss[b] = tick.weight ? evaluate_weighted(plan, o, y, tick.weight[b], slope) : evaluate(plan, o, y, slope);
     for (int i = 0; i < P; i++) slope[i] /= float(n_scored);
-    pull(plan, N, slope, q);
-    std::memset(q + N, 0, sizeof(float) * (Nq - N));
+    if (!tick.frozen) pull(plan, N, slope, q);  // else there is nothing that credit could be unsound for
     together[waiting] = b;
     if (++waiting < TOGETHER) continue;
     waiting = 0;
