@@ -131,6 +131,8 @@ class Engine:
         self.learn_in_runs(1)
         self._laid: list[Laid] = []  # what the coming ticks are, in order
         self._n_laid = 0  # ticks
+        self._laid_lanes: set[int] = set()
+        self._anew: list[int] = []  # lanes that begin anew with the next tick
 
     def learn_in_runs(self, most: int) -> None:
         """Learn up to `most` blocks together from now on, where the learner takes several at once.
@@ -278,8 +280,8 @@ class Engine:
         frames.put_zeros(0)
         block = frames.block(frames.ticks)
         for _ in range(min(learner.horizon, MOST_WARM_UP) + 1):
-            learner.run(block, 0, 1).prediction_TBP.tolist()  # sync: an assertion shows now
-        learner.run(block).prediction_TBP.tolist()
+            learner.run(block, 0, 1).prediction_TBP.cpu()  # sync: an assertion shows now
+        learner.run(block).prediction_TBP.cpu()
         frames.clear()
         learner.load_state_dict(kept)
 
@@ -351,22 +353,33 @@ class Engine:
 
     def _lay_out_events(self, items: Sequence[Item]) -> None:
         """Events with a tick each: as many at once as are of known keys and nothing special."""
-        at, n = 0, len(items)
+        at, n, ahead = 0, len(items), len(items)
         while at < n:
-            usable = [item for item in items[at:] if item.letter is None]
+            usable = [item for item in items[at : at + ahead] if item.letter is None]
             lanes = self.lanes.assign_known([item.key for item in usable])
-            records = [item.record for item in usable if item.record is not None]
-            steps = self.task.steps_many(records[: len(lanes)], lanes)
-            done = usable[: len(steps)]
-            if done:
-                for item, lane in zip(done, lanes, strict=False):
-                    item.lane = lane
-                self._put(Stretch(done, steps))
-            if len(done) == len(usable):
-                return
-            at = items.index(usable[len(done)], at)
+            done = self._lay_out_known(usable[: len(lanes)], lanes)
+            if done == len(usable):
+                at, ahead = at + ahead, 2 * ahead
+                continue
+            at = items.index(usable[done], at)
             self._lay_out_block([items[at]])  # refused, of several steps, or of a new key
-            at += 1
+            # new keys often come close together: what is behind this one is looked at again
+            at, ahead = at + 1, max(MANY, 2 * done)
+
+    def _lay_out_known(self, items: Sequence[Item], lanes: Sequence[int]) -> int:
+        """The first of these events that are nothing special; how many."""
+        if len(items) < MANY:  # numpy would take longer
+            for item in items:
+                self._lay_out_block([item])
+            return len(items)
+        records = [item.record for item in items if item.record is not None]
+        steps = self.task.steps_many(records, lanes)
+        done = items[: len(steps)]
+        if done:
+            for item, lane in zip(done, lanes, strict=False):
+                item.lane = lane
+            self._put(Stretch(done, steps))
+        return len(done)
 
     def _lay_out_block(self, block: Sequence[Item]) -> None:
         """Step i of each of its events in the i-th of its ticks."""
@@ -389,6 +402,7 @@ class Engine:
         laid.fill(self._frames, self._n_laid)
         self._laid.append(laid)
         self._n_laid += laid.ticks
+        self._laid_lanes.update([item.lane for item in laid.items])
 
     def _prepare(self, item: Item, record: Record) -> None:
         if self.lanes.find(item.key) is None:
@@ -404,20 +418,22 @@ class Engine:
         return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
-        self._learn_laid()  # the lane's last events still count for the key that loses it
-        self.learner.reset(self._frames.only(lane))
+        if lane in self._laid_lanes:
+            self._learn_laid()  # its last events still count for the key that loses it
+        self._anew.append(lane)
         self.task.reset_lane(lane)
         self._scoring.reset_lane(lane)
 
     def _end_episodes(self, block: Sequence[Item]) -> None:
         """Start the lanes anew whose episode ended, also where the last event is of no use."""
-        for item in block:
-            lane = self.lanes.find(item.key) if item.ends else None
-            if lane is None:
-                continue
-            lanes_B = self._frames.only(lane)
-            self._pay(lanes_B)
-            self.learner.reset(lanes_B)
+        found = [self.lanes.find(item.key) for item in block if item.ends]
+        lanes = [lane for lane in found if lane is not None]
+        if not lanes:
+            return
+        lanes_B = self._frames.only(lanes)
+        self._pay(lanes_B)
+        self.learner.reset(lanes_B)
+        for lane in lanes:
             self.task.end_episode(lane)
             self._scoring.reset_lane(lane)
 
@@ -433,6 +449,9 @@ class Engine:
 
     def _learn_laid(self) -> None:
         """The ticks that are laid out, in as few pieces as nobody has to hear of in between."""
+        if self._anew:
+            self.learner.reset(self._frames.only(self._anew))
+            self._anew.clear()
         if not self._laid:
             return
         t, n, start = 0, self._n_laid, perf_counter()
@@ -458,6 +477,7 @@ class Engine:
                 self.on_tick(tick)
             start = perf_counter()
         self._laid.clear()
+        self._laid_lanes.clear()
         self._n_laid = 0
         self._frames.clear()
 

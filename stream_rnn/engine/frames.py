@@ -130,10 +130,10 @@ class Frames:
     def _there(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._device, non_blocking=True)
 
-    def only(self, lane: int) -> Tensor:
-        """A mask of that lane, on the device."""
+    def only(self, lanes: Sequence[int]) -> Tensor:
+        """A mask of these lanes, on the device."""
         lanes_B = torch.zeros(self._live_TB.shape[1], dtype=torch.bool)
-        lanes_B[lane] = True
+        lanes_B.numpy()[lanes] = True
         return lanes_B.to(self._device)
 
     def every(self) -> Tensor:

@@ -149,11 +149,12 @@ def test_a_key_in_a_lane_taken_from_another_starts_from_nothing(task: dict[str, 
     assert predictions("a") == first
 
 
-def test_the_state_of_a_lane_is_all_zero_right_after_it_was_taken() -> None:
+def test_the_state_of_a_lane_is_all_zero_before_the_next_tick_after_it_was_taken() -> None:
     small = engine(lanes={"key": "id", "capacity": 2})
     feed(small, events(30, "ab"))
     assert any(bool(t[1].any()) for t in small.learner.lane_state.values())
     small._reset_lane(1)
+    small._learn_laid()
     assert not any(bool(t[1].any()) for t in small.learner.lane_state.values())
     assert any(bool(t[0].any()) for t in small.learner.lane_state.values())
 
