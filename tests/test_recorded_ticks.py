@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stream_rnn.cells import CELLS, Lstm, Tanh
-from stream_rnn.credit import RULES, Fallback, Kf, Ok, Tbptt
+from stream_rnn.credit import RULES, Fallback, Kf, Ok, Segmented, Tbptt
 from stream_rnn.credit.fidelity import Fidelity
 from stream_rnn.frame import Block, Frame, Outcome
 from stream_rnn.head import CrossEntropy, Head, Quantile, SquaredError, initial_readout
@@ -387,11 +387,62 @@ def test_reports_are_of_the_last_tick(learner_of: LearnerOf, frames_of: FramesOf
     assert is_playing(learner)
 
 
-@pytest.mark.parametrize("rule", ["adaptive_tbptt", lambda cell, n: Tbptt(cell, n, 6, every=3)])
-def test_ticks_that_differ_are_not_recorded(
-    rule: Any, learner_of: LearnerOf, frames_of: FramesOf
+@pytest.mark.parametrize("teaches", ["all", "nothing", "readout"])
+@pytest.mark.parametrize("rule", [Tbptt, Segmented])
+def test_a_locked_window_has_two_ticks(
+    rule: Any, teaches: Any, learner_of: LearnerOf, frames_of: FramesOf
 ) -> None:
-    learner = learner_of("gru", rule, n_lanes=B)
+    """One that pays and one that does not; a state between two payments goes on elsewhere."""
+    learner, alone, third = (
+        learner_of("lstm", lambda cell, n: rule(cell, n, window=6, every=4), n_lanes=B)
+        for _ in range(3)
+    )
+    for each in (learner, alone, third):
+        each.teaches = teaches
+    frames = accidents(frames_of(50, n_lanes=B, idle=0.2, unscored=0.2))
+    for t, frame in enumerate(frames):
+        if t % 7 == 5:
+            ends_B = torch.arange(B) == t % B
+            learner.reset(ends_B)
+            alone.reset(ends_B)
+        if t == 26:
+            third.load_state_dict(copy.deepcopy(learner.state_dict()))
+        assert_same(learner.step(frame), alone._step(frame))
+        assert learner.report() == alone.report()
+    assert_same(learner, alone)
+    if teaches == "readout":
+        assert not is_playing(learner)
+        return
+    films = learner._recorded._films  # type: ignore[union-attr]
+    assert [film is not None for film in films.values()] == [True, True]
+    again = learner_of("lstm", lambda cell, n: rule(cell, n, window=6, every=4), n_lanes=B)
+    again.teaches = teaches
+    again.load_state_dict(third.state_dict())
+    for frame in frames[26:40]:
+        assert_same(third.step(frame), again._step(frame))
+
+
+def test_runs_of_a_locked_window_end_where_it_pays(
+    learner_of: LearnerOf, frames_of: FramesOf
+) -> None:
+    learner, alone = (
+        learner_of("gru", lambda cell, n: Tbptt(cell, n, window=9, every=5), n_lanes=B)
+        for _ in range(2)
+    )
+    frames = frames_of(80, n_lanes=B, idle=0.2)
+    block, at, lengths = block_of(frames), 0, []
+    while at < len(frames):
+        outcomes = learner.run(block, at)
+        lengths.append(len(outcomes))
+        for t in range(len(outcomes)):
+            assert_same(outcomes.outcome(t), alone._step(frames[at + t]))
+        at += len(outcomes)
+    assert_same(learner, alone)
+    assert lengths[-4:] == [4, 1, 4, 1]
+
+
+def test_ticks_that_differ_are_not_recorded(learner_of: LearnerOf, frames_of: FramesOf) -> None:
+    learner = learner_of("gru", "adaptive_tbptt", n_lanes=B)
     go_the_same_way(learner, frames_of(15, n_lanes=B))
     assert learner._recorded is None
 
@@ -449,6 +500,8 @@ def test_the_place_of_a_gpus_generator_after_part_of_a_run() -> None:
 
 def on_gpu(kind: str, rule: str, learner_of: LearnerOf, dtype: torch.dtype) -> Learner:
     def credit(cell: Any, n_lanes: int) -> Any:
+        if rule == "locked":
+            return Tbptt(cell, n_lanes, window=6, every=4)
         make: Any = RULES[rule]
         if rule not in ("kf", "ok", "uoro"):
             return make(cell, n_lanes)
@@ -463,7 +516,7 @@ def there(frames: list[Frame]) -> list[Frame]:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rule", REPEATING)
+@pytest.mark.parametrize("rule", [*REPEATING, "locked"])
 @pytest.mark.parametrize("kind", list(CELLS))
 def test_a_graph_gives_the_bits_of_the_tick_it_captured(
     kind: str, rule: str, dtype: torch.dtype, learner_of: LearnerOf, frames_of: FramesOf

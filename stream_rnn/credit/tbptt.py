@@ -33,6 +33,9 @@ class Tbptt(Window):
         every: k1, ticks between two payments. 1 (the default): one update per tick, no update lock.
     """
 
+    COUNTED = "_ticks"
+    """What `passed` keeps, as it is no tensor."""
+
     def __init__(self, cell: Cell, n_lanes: int, window: int = 50, every: int = 1) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
@@ -71,7 +74,11 @@ class Tbptt(Window):
         self, gradient_ZM: Tensor | None, healthy_B: Tensor, facts: dict[str, Tensor], n: int = 1
     ) -> None:
         super().adopt(gradient_ZM, healthy_B, facts, n)
-        self._ticks = self._ticks + n if gradient_ZM is None else 0
+        self.passed(n, paid=gradient_ZM is not None)
+
+    def passed(self, n: int, paid: bool) -> None:
+        """`n` ticks were made in this rule's place, all of which paid or none."""
+        self._ticks = 0 if paid else self._ticks + n
 
     @override
     def gradient(self) -> Tensor | None:

@@ -128,8 +128,9 @@ def recordable(parts: Parts) -> bool:
     if device not in ("cpu", "cuda") or (device == "cpu" and _size_of(recurrence) > SMALL):
         return False
     if type(recurrence) is Stack:
-        return not recurrence.owes and all(map(_is_same_each_tick, recurrence.layers))
-    return _is_same_each_tick(recurrence)
+        layers = recurrence.layers
+        return not (recurrence.owes or any(map(locked_rule, layers))) and all(map(_repeats, layers))
+    return _repeats(recurrence)
 
 
 def _size_of(recurrence: Recurrence) -> int:
@@ -147,7 +148,17 @@ def inner_of(update: Update) -> Update:
     return update.inner if type(update) is Fptt else update
 
 
-def _is_same_each_tick(recurrence: Recurrence) -> bool:
+def locked_rule(recurrence: Recurrence) -> Tbptt | None:
+    """The rule in use if it lets the parameters wait: then ticks that pay differ from others."""
+    if not isinstance(recurrence, Dense):
+        return None
+    rule = recurrence.credit
+    rule = rule.active if isinstance(rule, Fallback) else rule
+    return rule if isinstance(rule, Tbptt) and rule.every > 1 else None
+
+
+def _repeats(recurrence: Recurrence) -> bool:
+    """Whether its ticks are the same operations, those of a locked rule that pay apart."""
     if type(recurrence) in (Lru, Rtu, Elstm, Feedforward):
         return True
     if type(recurrence) is not Dense or type(recurrence.cell) not in CELLS:
@@ -159,7 +170,7 @@ def _is_same_each_tick(recurrence: Recurrence) -> bool:
         rule = rule.active
     if isinstance(rule, Noisy):
         return type(rule) in (Kf, Ok, Uoro) and rule.draws
-    return type(rule) in (Rtrl, Snap1) or (type(rule) is Tbptt and rule.every == 1)
+    return type(rule) in (Rtrl, Segmented, Snap1, Tbptt)
 
 
 _SETTINGS: dict[type, Callable[[Any], tuple[float | None, ...]]] = {

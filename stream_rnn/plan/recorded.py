@@ -17,13 +17,21 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from stream_rnn.credit import Fallback
+from stream_rnn.credit import Fallback, Tbptt
 from stream_rnn.credit.base import Noisy
 from stream_rnn.head import Head
 from stream_rnn.least_squares import LeastSquaresHead
 from stream_rnn.plan.graph import Graph
 from stream_rnn.plan.outcomes import Ticked
-from stream_rnn.plan.parts import Parts, Rows, dense_layers, inner_of, settings_of, states_of
+from stream_rnn.plan.parts import (
+    Parts,
+    Rows,
+    dense_layers,
+    inner_of,
+    locked_rule,
+    settings_of,
+    states_of,
+)
 from stream_rnn.plan.tape import Tape
 from stream_rnn.recurrence import Dense, Recurrence, Stack
 from stream_rnn.update import Update
@@ -87,8 +95,9 @@ class Recorded:
         first = BEFORE[parts.head.V_PF.device.type]
         self._wait: int = first if outdated is None else min(2 * outdated._wait, LONGEST)
         self._left = self._wait
-        # by whether nothing is taught, and whether losses have weights
-        self._films: dict[tuple[bool, bool], Film | None] = {}
+        self._locked = locked_rule(parts.recurrence)
+        # by whether nothing is taught, whether losses have weights, and whether W has to wait
+        self._films: dict[tuple[bool, bool, bool], Film | None] = {}
 
     def fits(self, parts: Parts) -> bool:
         """Whether everything is where it was, and as it was, when the recording was made."""
@@ -125,8 +134,11 @@ class Recorded:
             self._left -= 1
             return None
         n = min(end - start, ROWS, _unseen_ticks(self._parts.recurrence))
+        waits = False
+        if self._locked is not None:
+            n, waits = min(n, self._locked.calm_ticks()), not self._locked.pays_next()
         coming = [each[start : start + n] for each in rows if each is not None]
-        kind = frozen, rows[-1] is not None
+        kind = frozen, rows[-1] is not None, waits
         if kind in self._films:
             film = self._films[kind]
             return None if film is None else film.show(coming)
@@ -173,6 +185,8 @@ class Film:
         self._recurrence = recurrence
         self._watched = list(_objects(parts))
         self._noisy = [each for each in self._watched if isinstance(each, Noisy)]
+        self._locked = locked_rule(recurrence)
+        self._pays = self._locked is None or self._locked.pays_next()
         # layers may share one
         self._generators = list(dict.fromkeys(rule.generator for rule in self._noisy))
         flags = like.new_zeros(ROWS, B, dtype=torch.bool)
@@ -222,7 +236,7 @@ class Film:
         self.is_usable = self._recorder.is_whole
         for each, was in zip(self._watched, before, strict=True):
             for name, value in vars(each).items():
-                if value is was.get(name):
+                if value is was.get(name) or (each is self._locked and name == Tbptt.COUNTED):
                     continue
                 if _is_of_tensors(value):
                     self._left_behind.append((vars(each), name, value))
@@ -247,6 +261,8 @@ class Film:
         for owner, name, value in self._left_behind:
             owner[name] = value
         taken = int(self._taken) if n > 1 else 1  # the one look at the device
+        if self._locked is not None:
+            self._locked.passed(taken, self._pays)
         if taken < n:
             for generator, before in zip(self._generators, states, strict=False):
                 generator.set_state(drawn_for(before, generator.get_state(), taken, n))
