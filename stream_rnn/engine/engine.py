@@ -404,7 +404,8 @@ class Engine:
         return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
-        self._learn_laid()  # the lane's last events still count for the key that loses it
+        if self._frames.has_event(lane) or self.learner.owes(lane):
+            self._learn_laid()  # the lane's last events still count for the key that loses it
         self.learner.reset(self._frames.only(lane))
         self.task.reset_lane(lane)
         self._scoring.reset_lane(lane)

@@ -103,6 +103,10 @@ class Frames:
         if self._weight_TB is not None:
             self._weight_TB[ticks, lanes] = 1.0 if steps.weight_T is None else steps.weight_T
 
+    def has_event(self, lane: int) -> bool:
+        """Whether the lane has an event in any tick."""
+        return bool(self._live_TB[:, lane].any())
+
     def put_zeros(self, lane: int) -> None:
         """Made-up events in every tick, of which something can be learned."""
         x, y = [0.0] * self._x_TBI.shape[2], [0.0] * self._y_TBQ.shape[2]
