@@ -38,6 +38,7 @@ from stream_rnn.metrics import Metrics
 from stream_rnn.notify import Notifier
 from stream_rnn.readers.zeromq import ReadersSocket
 from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
+from stream_rnn.runtime.collector import uncollected
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
 from stream_rnn.spi import LEVELS, Guarantee, NotConnected, SettingError, Sink, Source, require_port
@@ -75,7 +76,8 @@ def run_job(
         tuning = Tuning(runtime, job.state, job.limits, file)
         runtime.control.tune = tuning.assign
         runtime.control.reload = None if file is None else tuning.reload
-        newest = resuming.newest(store)
+        with uncollected():
+            newest = resuming.newest(store)
         if newest is not None:
             if migrate and newest.fingerprint != job.fingerprint:
                 old, newest = newest, resuming.migrated(job, newest)
@@ -83,7 +85,8 @@ def run_job(
                 click.echo(f"  old state    its snapshots are kept in {kept}", err=True)
                 runtime.checkpointing.begin_as(newest.migrated_from)
             resuming.require_same_model(job, newest)
-            runtime.restore(newest)
+            with uncollected():
+                runtime.restore(newest)
             runtime.metrics.snapshot_fallbacks = len(newest.fallbacks)
         folder, table = Path(job.state.dir), job.metrics or MetricsTable()
         asked_at = readers_place(job)

@@ -324,6 +324,10 @@ class Learner:
         self.recurrence.settle(updated)
         return updated
 
+    def owes(self, lane: int) -> bool:
+        """Whether an update-locked window still owes the lane's losses; synchronizes."""
+        return bool(self._waiting["owed_B"][lane])
+
     def pay(self, lanes_B: Tensor) -> Outcome | None:
         """Let an update-locked window pay now what it owes for the marked lanes; synchronizes.
 
@@ -338,6 +342,8 @@ class Learner:
             RuntimeError: the credit rule does not pay.
         """
         V_PF, owed_B = self.head.V_PF, self._waiting["owed_B"]
+        if not bool((owed_B & lanes_B).any()):
+            return None
         nobody_B = torch.zeros_like(owed_B)
         idle = Frame(
             V_PF.new_zeros(len(owed_B), self.recurrence.n_inputs),
@@ -345,11 +351,10 @@ class Learner:
             nobody_B,
             nobody_B,
         )
-        outcome = None
         for _ in range(LONGEST_LOCK):
+            outcome = dataclasses.replace(self.step(idle), restarted_B=~self.recurrence.healthy())
             if not bool((owed_B & lanes_B).any()):
                 return outcome
-            outcome = dataclasses.replace(self.step(idle), restarted_B=~self.recurrence.healthy())
         raise RuntimeError(
             f"the credit rule still owes losses after {LONGEST_LOCK} ticks without events; "
             "a locked rule must pay after a number of ticks, not of events"

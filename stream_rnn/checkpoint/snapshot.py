@@ -24,6 +24,7 @@ from stream_rnn.checkpoint.manifest import (
     TENSORS,
     File,
     Manifest,
+    check_json,
     encode_manifest,
     parse_json,
     read_manifest,
@@ -183,7 +184,7 @@ def write(snapshot: Snapshot, draft: Path, epoch: int, parent: int | None) -> in
     """
     if len(snapshot.host) > MAX_HOST_BYTES:
         raise CheckpointError(f"host state of {len(snapshot.host)} bytes, at most {MAX_HOST_BYTES}")
-    parse_json(snapshot.host, draft / HOST)  # what could not be read back must not replace what can
+    check_json(snapshot.host, draft / HOST)  # what could not be read back must not replace what can
     encoded, tensors = encode_tensors(snapshot.tensors, snapshot.step)
     draft.mkdir(mode=0o700)
     files = {TENSORS: File(write_durably(draft / TENSORS, encoded), len(encoded))}

@@ -418,7 +418,7 @@ class Engine:
         return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
-        if lane in self._laid_lanes:
+        if lane in self._laid_lanes or self.learner.owes(lane):
             self._learn_laid()  # its last events still count for the key that loses it
         self._anew.append(lane)
         self.task.reset_lane(lane)

@@ -87,7 +87,7 @@ class Features:
         self._shed = 0  # events, since the last one that was taken in; 0 unless `gap`
         self.issues: dict[str, int] = {}
         self.scales = Scales(self.numeric, memory, by_lane=scaling == "lane")
-        self._remembers = bool(self.lags) or missing == "previous"
+        self.remembers = bool(self.lags) or missing == "previous"
         self.history: PerLane[dict[str, deque[float]]] = PerLane(
             saved=lambda fields: {name: list(past) for name, past in fields.items()},
             restored=lambda fields: {name: self.past(name, past) for name, past in fields.items()},
@@ -140,7 +140,7 @@ class Features:
                 self.count("clipped")
                 scaled = math.copysign(self.clip, scaled)
             row.append(scaled)
-        standardized = dict(zip(self.numeric, row, strict=True)) if self._remembers else {}
+        standardized = dict(zip(self.numeric, row, strict=True)) if self.remembers else {}
         for name, choice in chosen.items():
             row += self._one_hot(name, choice)
         return row + self._lagged(standardized, lane) + time + self.take_gap()
@@ -240,6 +240,8 @@ class Features:
 
     def _lagged(self, standardized: Mapping[str, float], lane: int) -> list[float]:
         """Earlier values of the lane (0, the mean, where there are none), then remember these."""
+        if not self.remembers:
+            return []
         history = self.history.setdefault(lane, {})
         out: list[float] = []
         for name, back in self.lags.items():

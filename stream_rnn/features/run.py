@@ -204,6 +204,8 @@ class FeatureRun:
     def _remember(self, x_TI: Array, column: int) -> int:
         """Write the lags, and remember the run's values; the column after them."""
         features = self.features
+        if not features.remembers:
+            return column
         histories = [features.history.setdefault(lane, {}) for lane in self.lanes_of(len(x_TI))]
         where = self.where
         starts = {}

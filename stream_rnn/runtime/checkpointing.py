@@ -29,6 +29,7 @@ from stream_rnn.engine.engine import Engine
 from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.attempts import Attempts
+from stream_rnn.runtime.collector import uncollected
 from stream_rnn.runtime.outputs import Outputs
 from stream_rnn.spi import Guarantee, Source
 
@@ -250,12 +251,12 @@ class Checkpointing:
         self._outputs.write()
         start = time.perf_counter()
         engine = self._engine
-        host = {"engine": engine.state_dict(), "governor": self._governor.state_dict()}
-        host |= {name: state for name, each in self._parts.items() if (state := each.state_dict())}
+        with uncollected():
+            host = self._host_state()
         snapshot = Snapshot(
             step=engine.step,
             tensors=_copied(engine.learner.state_dict()),
-            host=msgspec.json.encode(host),
+            host=host,
             positions={SOURCE: dict(engine.positions)},
             fingerprint=self.identity.fingerprint,
             config=self.identity.model,
@@ -270,6 +271,11 @@ class Checkpointing:
             self._saved_at = self._clock()
         self._metrics.stage_seconds["snapshot_copy"] += time.perf_counter() - start
         return taken
+
+    def _host_state(self) -> bytes:
+        host = {"engine": self._engine.state_dict(), "governor": self._governor.state_dict()}
+        host |= {name: state for name, each in self._parts.items() if (state := each.state_dict())}
+        return msgspec.json.encode(host)
 
     def collect(self) -> None:
         """Acknowledge what has become durable; raises Fenced if another process took over."""

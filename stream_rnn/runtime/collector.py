@@ -24,3 +24,18 @@ def settled() -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """The state of thousands of lanes is taken out or put back: many objects, and none is garbage.
+
+    The collector would go through all of them, again and again: half of the time that takes.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

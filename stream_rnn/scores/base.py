@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 from msgspec import Struct
 
 from stream_rnn.scores.baselines import Baselines
-from stream_rnn.scores.saved import Count, require_at_least, require_same
+from stream_rnn.scores.saved import Count, plain, require_at_least, require_same
 from stream_rnn.spi import SettingError
 
 ABSURD = 1e100  # beyond it squares and sums of squares would leave the range of a double
@@ -97,13 +97,17 @@ class Scores(ABC, Generic[B]):
         self.baselines.reset_lane(lane)
 
     def _counted(self) -> dict[str, Any]:
-        """The fields of `SavedScores`."""
+        """The fields of `SavedScores`; the baselines come with `_plain`."""
         return {
             "warmup": self.warmup,
             "seen": self.seen,
             "rejected": self.rejected,
-            "baselines": self.baselines.state_dict(),
+            "baselines": {},
         }
+
+    def _plain(self, saved: SavedScores) -> dict[str, Any]:
+        """A copy of `saved` as JSON-able values, and of the baselines, which need no second one."""
+        return plain(saved) | {"baselines": self.baselines.state_dict()}
 
     def _take(self, saved: SavedScores, **settings: tuple[object, object]) -> None:
         """Take the counters and baselines back, if `settings` (saved, now) agree."""

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from stream_rnn.scores.base import Row, SavedScores, Scores
 from stream_rnn.scores.class_baselines import FREQUENCIES, MAJORITY, NO_CHANGE, ClassBaselines
-from stream_rnn.scores.saved import plain, restored
+from stream_rnn.scores.saved import restored
 from stream_rnn.scores.sums import ClassSums
 
 SMALLEST_PROBABILITY = 1e-15  # as River's LogLoss: one impossible symbol costs 34.5 nats, not inf
@@ -97,7 +97,7 @@ class ClassScores(Scores[ClassBaselines]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return plain(
+        return self._plain(
             _SavedClass(
                 n_classes=self.n_classes,
                 total=self._total,

@@ -13,7 +13,7 @@ from stream_rnn.native.columns import FEW
 from stream_rnn.scores.base import ABSURD, Row, SavedScores, Scores
 from stream_rnn.scores.losses import LossFn
 from stream_rnn.scores.numeric_baselines import NumericBaselines
-from stream_rnn.scores.saved import plain, restored
+from stream_rnn.scores.saved import restored
 from stream_rnn.scores.sums import NumericSums, Pair, mean
 
 ERRORS_FOR_STD = 10  # a baseline states a standard deviation after that many errors of its own
@@ -151,7 +151,7 @@ class NumericScores(Scores[NumericBaselines]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return plain(
+        return self._plain(
             _SavedNumeric(
                 names=self.names,
                 loss=repr(self.loss),

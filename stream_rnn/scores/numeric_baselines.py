@@ -89,12 +89,13 @@ class NumericBaselines(Baselines[_NumericLane]):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        # by hand: there may be thousands of lanes, and meanwhile nothing is learned
         lanes = {
-            lane: _SavedNumericLane(list(memory.past), memory.n, memory.sums)
+            str(lane): {"past": list(memory.past), "n": memory.n, "sums": list(memory.sums)}
             for lane, memory in self._lanes.items()
         }
-        saved = _SavedNumeric(self.n_targets, self.horizon, self.season, lanes)
-        return plain(saved)
+        saved = _SavedNumeric(self.n_targets, self.horizon, self.season, {})
+        return plain(saved) | {"lanes": lanes}
 
     @override
     def load_state_dict(self, state: object) -> None:

@@ -266,6 +266,36 @@ def test_host_state_that_is_not_modest_json_is_refused(
         read(replaced_file(step_folder(two, 20), "host.json", data))
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[" * 100_000, b"[" * 101 + b"]" * 101, b"NaN", b'"\xff"', b'{"a":1}{"a":1}'],
+)
+def test_host_state_that_could_not_be_read_back_is_not_written(
+    store: Store, snapshot: Callable[..., Snapshot], data: bytes
+) -> None:
+    with pytest.raises(CheckpointError, match=r"host\.json"):
+        store.save(replace(snapshot(1), host=data))
+    assert store.newest() is None
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        json.loads("[" * 100 + "]" * 100),
+        {"a [key]": "[" * 200},
+        ['"' * 3 + "[" * 200, "\\", "{" * 200],
+        {"\\": "[" * 101, '\\"': "{" * 101},
+    ],
+)
+def test_what_can_be_read_back_is_written_whatever_its_texts_look_like(
+    store: Store, snapshot: Callable[..., Snapshot], state: object
+) -> None:
+    store.save(replace(snapshot(1), host=json.dumps(state).encode()))
+    loaded = store.newest()
+    assert loaded is not None
+    assert json.loads(loaded.host) == state
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_links_and_pipes_are_not_read(
     two: Path, tmp_path: Path, file: str, step_folder: Callable[[Path, int], Path]

@@ -136,6 +136,13 @@ def test_lags_are_the_lanes_own_and_zero_before_there_are_any() -> None:
     assert features.encode({"load": 4}, 0)[1:] == [0.0, 0.0]
 
 
+def test_where_no_past_is_looked_at_none_is_kept() -> None:
+    features = Features(numeric=["load"])
+    for lane in range(3):
+        features.encode({"load": lane}, lane)
+    assert features.state_dict()["history"] == {}
+
+
 def test_lanes_scale_on_their_own_when_asked() -> None:
     features = Features(numeric=["load"], scaling="lane")
     for n in range(10):

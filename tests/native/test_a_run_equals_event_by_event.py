@@ -2,6 +2,7 @@
 
 import json
 import math
+import string
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -109,15 +110,32 @@ def test_however_a_stream_is_cut_into_runs_the_outcome_is_the_same(
 
 
 @pytest.mark.parametrize("batching", ["event", "log"])
-@pytest.mark.parametrize("learner", ["elementwise", "noisy"])
+@pytest.mark.parametrize(("capacity", "keys"), [(3, "abcde"), (12, "abcdefghijklmnopqrs")])
+@pytest.mark.parametrize("learner", LEARNERS)
 def test_with_many_keys_that_take_lanes_from_each_other(
-    learner: str, batching: str, engine: Callable[..., Engine]
+    learner: str, capacity: int, keys: str, batching: str, engine: Callable[..., Engine]
 ) -> None:
-    lanes = {"lanes": {"key": "id", "capacity": 3, "batching": batching}}
-    stream = events(120, "abcde")
+    lanes = {"lanes": {"key": "id", "capacity": capacity, "batching": batching}}
+    stream = events(120, keys)
     expected = learned(engine(1, LEARNERS[learner], **lanes), stream)
     assert expected["host"]["lanes"]["evictions"] > 10
     assert learned(engine(64, LEARNERS[learner], **lanes), stream, 50) == expected
+
+
+def test_a_lane_that_has_no_event_in_a_run_is_given_away_within_it(
+    engine: Callable[..., Engine],
+) -> None:
+    told: list[Tick] = []
+    one = engine(64, ELEMENTWISE, lanes={"key": "id", "capacity": 26})
+    stream = [
+        Event("p", i, json.dumps({"y": i, "id": each}).encode())
+        for i, each in enumerate(string.ascii_letters)
+    ]
+    learned(one, stream[:26])
+    one.on_tick = told.append
+    learned(one, stream[26:])
+    assert one.lanes.evictions == 26
+    assert [tick.n for tick in told] == [25, 1]
 
 
 def test_with_episodes_that_end_in_the_middle_of_a_poll(engine: Callable[..., Engine]) -> None:

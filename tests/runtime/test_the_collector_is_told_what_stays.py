@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from stream_rnn.runtime.collector import YOUNG, settled
+from stream_rnn.runtime.collector import YOUNG, settled, uncollected
 
 
 class Node:
@@ -40,3 +40,22 @@ def test_cycles_that_are_made_meanwhile_are_let_go_of() -> None:
         kept = [[] for _ in range(2 * YOUNG)]
         assert first() is None
     assert len(kept) == 2 * YOUNG
+
+
+def test_while_a_state_is_taken_out_nothing_is_looked_at_and_an_error_changes_nothing() -> None:
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), uncollected():
+        raise ZeroDivisionError
+    assert gc.isenabled()
+
+
+def test_who_has_turned_the_collector_off_finds_it_off() -> None:
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

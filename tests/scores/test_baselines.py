@@ -117,6 +117,15 @@ def test_numeric_baselines_continue_bit_identically_after_json() -> None:
     assert straight.state_dict() == resumed.state_dict()
 
 
+def test_a_state_of_numbers_is_a_copy() -> None:
+    baselines = NumericBaselines(1, horizon=1)
+    baselines.learn(0, [1.0])
+    state = baselines.state_dict()
+    before = json.dumps(state)
+    baselines.learn(0, [2.0])
+    assert json.dumps(state) == before != json.dumps(baselines.state_dict())
+
+
 def test_a_state_is_a_copy() -> None:
     baselines = ClassBaselines(3)
     baselines.learn(0, 1)
