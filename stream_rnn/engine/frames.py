@@ -47,6 +47,7 @@ class Frames:
             )
         parameter = learner.head.V_PF
         self.ticks = ticks
+        self._used = 0  # ticks, from the first one on, in which a lane may have an event
         self._device, dtype = parameter.device, parameter.dtype
         pin = self._device.type == "cuda"
         n_targets = learner.head.loss_function.n_targets
@@ -69,8 +70,9 @@ class Frames:
 
     def clear(self) -> None:
         """No lane has an event in any tick."""
-        self._live_TB.fill(False)
-        self._scored_TB.fill(False)
+        self._live_TB[: self._used].fill(False)
+        self._scored_TB[: self._used].fill(False)
+        self._used = 0
 
     def put(
         self,
@@ -81,6 +83,7 @@ class Frames:
         weight: float = 1.0,
     ) -> None:
         """The lane's event in tick `t`; without `y` nothing is learned from it."""
+        self._used = max(self._used, t + 1)
         self._x_TBI[t, lane] = x
         self._live_TB[t, lane] = True
         if y is not None:
@@ -91,6 +94,7 @@ class Frames:
 
     def put_many(self, t: int, lanes: Sequence[int], steps: Steps) -> None:
         """An event in each tick from `t` on, of the lane given for it."""
+        self._used = max(self._used, t + len(lanes))
         ticks = np.arange(t, t + len(lanes))
         self._x_TBI[ticks, lanes] = steps.x_TI
         self._live_TB[ticks, lanes] = True

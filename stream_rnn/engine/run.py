@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from stream_rnn.engine.block import Item
 
 AIM_S = 0.005  # a run takes about that long: predictions wait for the end of theirs
-MOST_NUMBERS = 1 << 18  # in the rows of a run: 1 MiB
+MOST_NUMBERS = 1 << 20  # in the rows of a run: 4 MiB
 
 
 class Waiting:
