@@ -141,9 +141,9 @@ class Engine:
         """
         learner, lanes, task = self.learner, self.lanes, self.task
         numbers = lanes.capacity * max(task.inputs, learner.head.V_PF.shape[0])
-        weighted = task.weight is not None
-        ticks = 1 if weighted else max(1, min(most, MOST_NUMBERS // numbers))
+        ticks = max(1, min(most, MOST_NUMBERS // numbers))
         self._waiting = Waiting(ticks, lambda: learner.takes_runs)
+        weighted = task.weight is not None
         self._frames = Frames(learner, lanes.capacity, task.inputs, weighted, ticks)
 
     @property

@@ -122,6 +122,22 @@ def test_with_many_keys_that_take_lanes_from_each_other(
     assert learned(engine(64, LEARNERS[learner], **lanes), stream, 50) == expected
 
 
+@pytest.mark.parametrize("keys", ["a", "abcde"])
+def test_with_weighted_losses(keys: str, engine: Callable[..., Engine]) -> None:
+    told: list[Tick] = []
+    fptt = {"cell": {"kind": "lstm", "units": 4}, "optimizer": {"kind": "fptt"}}
+    tables = {"task": FORECAST | {"weight": "w"}, "lanes": {"key": "id", "capacity": 3}}
+    stream = [
+        Event("p", i, each.data.replace(b"}", b', "w": 0.%d}' % (i % 7)) if i % 3 else each.data)
+        for i, each in enumerate(events(120, keys))
+    ]
+    expected = learned(engine(1, fptt, **tables), stream, together=False)
+    one = engine(64, fptt, **tables)
+    one.on_tick = told.append
+    assert learned(one, stream, 50) == expected
+    assert max(tick.n for tick in told) > 5
+
+
 def test_a_lane_that_has_no_event_in_a_run_is_given_away_within_it(
     engine: Callable[..., Engine],
 ) -> None:
