@@ -10,6 +10,7 @@ import msgspec
 from stream_rnn.checkpoint.snapshot import Loaded
 
 DEEPEST = 4  # levels of the host state that are told apart; what lies below counts as a whole
+MOST_LANES = 16  # that differ in something and are named one by one
 
 
 def differences(
@@ -51,7 +52,10 @@ def tensor_changes(a: Loaded, b: Loaded) -> Iterator[tuple[str, str]]:
 
 
 def host_changes(a: Loaded, b: Loaded) -> Iterator[tuple[str, str]]:
-    """(dotted key, "only in A", "only in B" or "changed") of the host state, to a modest depth."""
+    """(dotted key, "only in A", "only in B" or "changed") of the host state, to a modest depth.
+
+    Of many lanes that differ in something only how many do.
+    """
     yield from _walk(msgspec.json.decode(a.host), msgspec.json.decode(b.host), "", DEEPEST)
 
 
@@ -60,7 +64,13 @@ def _walk(a: object, b: object, place: str, depth: int) -> Iterator[tuple[str, s
         if a != b:
             yield place or "(all)", "changed"
         return
-    for key in sorted({*a, *b}):
+    keys = {*a, *b}
+    if len(keys) > MOST_LANES and all(key.isdecimal() for key in keys):
+        n = sum(key not in a or key not in b or a[key] != b[key] for key in keys)
+        if n > MOST_LANES:
+            yield place, f"changed in {n} of {len(keys)} lanes"
+            return
+    for key in sorted(keys):
         name = f"{place}.{key}" if place else str(key)
         if key not in a or key not in b:
             yield name, "only in A" if key in a else "only in B"
