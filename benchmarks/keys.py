@@ -4,7 +4,7 @@
 
 Every event is learned in a tick of its own (`batching` as it is by default), predictions are
 written, no snapshots but the last. *Fleet*: each key has a lane and comes again and again, in any
-order. *Sessions*: a key comes three times in a row and never again, so that each third event starts
+order. *Visitors*: a key comes three times in a row and never again, so that each third event starts
 a lane anew once all are taken. All rows take turns; processor time of the loop, the rounds' median.
 """
 
@@ -29,7 +29,7 @@ from stream_rnn.console import Console
 from stream_rnn.daemon import make_runtime
 from stream_rnn.native import loading
 
-VISITS = 3  # events of a session
+VISITS = 3  # events of a visitor
 NEVER_S = 1e6
 write = sys.stdout.write
 
@@ -42,12 +42,12 @@ class Row(NamedTuple):
 
     def key(self, i: int, draw: random.Random) -> int:
         """Of the i-th event."""
-        return i // VISITS if self.kind == "sessions" else draw.randrange(self.lanes)
+        return i // VISITS if self.kind == "visitors" else draw.randrange(self.lanes)
 
 
 ROWS = (
     *(Row("fleet", lanes) for lanes in (1, 64, 1_000, 10_000)),
-    *(Row("sessions", lanes) for lanes in (64, 1_000, 10_000)),
+    *(Row("visitors", lanes) for lanes in (64, 1_000, 10_000)),
 )
 
 
