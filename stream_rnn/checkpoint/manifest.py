@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,14 +100,21 @@ def _guard(content: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
 
-def parse_json(data: bytes, path: Path) -> object:
-    """Parse JSON of modest depth; CheckpointError names `path`."""
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """What the decoder raises within becomes a CheckpointError that names `path`."""
     try:
-        value: object = msgspec.json.decode(data)
+        yield
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     except RecursionError as error:
         raise CheckpointError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH}") from error
+
+
+def parse_json(data: bytes, path: Path) -> object:
+    """Parse JSON of modest depth; CheckpointError names `path`."""
+    with _decoding(path):
+        value: object = msgspec.json.decode(data)
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_JSON_DEPTH):
         containers = (v.values() if isinstance(v, dict) else v for v in level)
@@ -120,13 +129,9 @@ def check_json(data: bytes, path: Path) -> None:
 
     It makes no objects, for which the thread that learns would wait: there may be a million.
     """
-    try:
+    with _decoding(path):
         data.decode()
         msgspec.json.decode(data, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not JSON: {error}") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH}") from error
     if _depth(data) > MAX_JSON_DEPTH:
         raise CheckpointError(f"{path}: JSON nested deeper than {MAX_JSON_DEPTH}")
 
