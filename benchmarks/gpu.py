@@ -7,6 +7,7 @@ stands, and of a run of ticks that is played from a CUDA graph; the floor, which
 the push's operations (2 S N R Z a lane) at the device's best float32 product and of the bytes (the
 influence read and written once, W and Adam's two moments) at its best copy; and the ratio. Wall
 time between two waits for the device, the least median of several rounds, eager and played in turn.
+`ops`: operations of torch in a tick, on a GPU about as many kernels.
 `copy` and `ptb` are the sizes of the published runs: what so many steps would take is named.
 
 On a processor (`--device cpu`) it measures the tape instead, in sizes that end.
@@ -34,6 +35,7 @@ from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
 from stream_rnn.native import loading
 from stream_rnn.plan import recorded
+from stream_rnn.plan.tape import Tape
 from stream_rnn.recurrence import Dense
 from stream_rnn.update import Adam
 
@@ -101,6 +103,7 @@ class Row:
     """What came out of a size; times in microseconds a tick."""
 
     name: str
+    operations: int
     launched_us: float
     played_us: float
     floor_us: float
@@ -171,13 +174,32 @@ def measured(size: Size, device: str, best: tuple[float, float], wait: Callable[
         took["launch"].append(statistics.median(_timed(launch, wait) for _ in range(3)))
     floor = max(size.operations() / best[0], size.bytes() / best[1])
     each = {name: min(times) / TICKS for name, times in took.items()}
-    return Row(str(size), each["launch"], each["play"], floor, size.lanes, size.steps)
+    return Row(
+        str(size),
+        operations(launched, block),
+        each["launch"],
+        each["play"],
+        floor,
+        size.lanes,
+        size.steps,
+    )
+
+
+def operations(learner: Learner, block: Block) -> int:
+    """Of torch, that a tick is made of; it happens."""
+    tape = Tape()
+
+    def tick() -> None:
+        learner._step(block.frame(0))
+
+    tape.record(tick)
+    return len(tape)
 
 
 def told(row: Row) -> str:
     """A line of the table."""
     ratio = row.played_us / row.floor_us
-    line = f"{row.name:26s} {row.launched_us:12,.1f} {row.played_us:10,.1f}"
+    line = f"{row.name:26s} {row.operations:6,d} {row.launched_us:12,.1f} {row.played_us:10,.1f}"
     line += f" {row.launched_us / row.played_us:7.1f} {row.floor_us:10,.2f} {ratio:8.1f}"
     line += f" {row.lanes / row.played_us * 1e6:14,.0f}"
     if row.steps:
@@ -213,8 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
             f"a copy {best[1] / 1e3:.1f} GB/s, one small in-place operation {small_us:.2f} us"
         )
         print(
-            f"{'us a tick':26s} {'launched':>12s} {'played':>10s} {'times':>7s} {'floor':>10s} "
-            f"{'by floor':>8s} {'events/s':>14s}"
+            f"{'us a tick':26s} {'ops':>6s} {'launched':>12s} {'played':>10s} {'times':>7s} "
+            f"{'floor':>10s} {'by floor':>8s} {'events/s':>14s}"
         )
         for size in sizes(given.device, room):
             if given.only in str(size):

@@ -234,8 +234,9 @@ class Head:
             loss_B, slope_BP = self.loss_function.evaluate(o_BP, y_BQ)
         else:
             loss_B, slope_BP = self.loss_function.evaluate_weighted(o_BP, y_BQ, weight_B)
-        n_scored = scored_B.sum().clamp(min=1)
-        slope_BP = torch.where(scored_B[:, None], slope_BP / n_scored, 0.0)
+        if len(scored_B) > 1:
+            slope_BP = slope_BP / scored_B.sum().clamp(min=1)
+        slope_BP = torch.where(scored_B[:, None], slope_BP, 0.0)
         features_BF = torch.where(scored_B[:, None], self.features(), 0.0)
         dL_dh_BN = slope_BP @ self.V_PF[:, : self.n_units]
         loss_B = torch.where(scored_B, loss_B, 0.0)

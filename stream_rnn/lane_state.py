@@ -7,6 +7,16 @@ from collections.abc import Mapping
 from torch import Tensor
 
 
+def implies(these_B: Tensor, those_B: Tensor) -> Tensor:
+    """(B,) bool: in `those_B`, or not in `these_B`; one operation."""
+    return these_B <= those_B
+
+
+def without(these_B: Tensor, those_B: Tensor) -> Tensor:
+    """(B,) bool: in `these_B` and not in `those_B`; one operation."""
+    return these_B > those_B
+
+
 def rows(mask_B: Tensor, tensor: Tensor) -> Tensor:
     """`mask_B` shaped to select whole lanes of `tensor`."""
     return mask_B.view(-1, *([1] * (tensor.dim() - 1)))

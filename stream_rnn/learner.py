@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stream_rnn.frame import Block, Frame, Outcome, Outcomes
 from stream_rnn.head import Head
-from stream_rnn.lane_state import reset_lanes
+from stream_rnn.lane_state import implies, reset_lanes, without
 from stream_rnn.plan import (
     Parts,
     Plan,
@@ -211,12 +211,12 @@ class Learner:
     @torch.no_grad()
     def _step(self, frame: Frame) -> Outcome:
         x_BI, scored_B = frame.x_BI, frame.scored_B & frame.live_B
-        sane_B = _within(x_BI, ABSURD) & (_within(frame.y_BQ, ABSURD) | ~scored_B)
+        sane_B = _within(x_BI, ABSURD) & implies(scored_B, _within(frame.y_BQ, ABSURD))
         weight_B = frame.weight_B
         if weight_B is not None:
             if self.head.owns_update:
                 raise ValueError("a read-out that owns its update takes no loss weights")
-            sane_B = sane_B & (((weight_B >= 0) & (weight_B <= 1)) | ~scored_B)
+            sane_B = sane_B & implies(scored_B, (weight_B >= 0) & (weight_B <= 1))
             scored_B = scored_B & self.head.loss_function.taught_by(weight_B)
         live_B = frame.live_B & sane_B
         x_BI = torch.where(live_B[:, None], x_BI, 0.0)
@@ -230,9 +230,9 @@ class Learner:
 
         h_BN = self.recurrence.forward(x_learn_BI, ready_B)
         o_BP = self.head.predict(h_BN, x_learn_BI)
-        sound_B = _within(torch.cat((h_BN, o_BP), dim=1), DIVERGED) | ~ready_B
-        live_B, ready_B, scored_B = live_B & sound_B, ready_B & sound_B, scored_B & sound_B
-        rejected_B = frame.live_B & ~live_B
+        sound_B = implies(ready_B, _within(torch.cat((h_BN, o_BP), dim=1), DIVERGED))
+        live_B, scored_B = live_B & sound_B, scored_B & sound_B
+        ready_B = ready_B & sound_B if self.horizon else live_B
 
         lesson = self.head.loss(o_BP, frame.y_BQ, scored_B, weight_B)
         dL_dh_BN = lesson.dL_dh_BN
@@ -253,8 +253,8 @@ class Learner:
             prediction_BP=self.head.loss_function.activate(prediction_BP),
             loss_B=lesson.loss_B,
             learned_B=scored_B,
-            rejected_B=rejected_B,
-            restarted_B=ready_B & ~healthy_B,
+            rejected_B=without(frame.live_B, live_B),
+            restarted_B=without(ready_B, healthy_B),
             updated=updated,
         )
 

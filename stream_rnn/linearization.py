@@ -90,7 +90,8 @@ class Linearization:
     def pull_drive(self, q_BS: Tensor) -> Tensor:
         """(ds_t/dz_t)^T q; (B, S) -> (B, Z)."""
         B, K, G, N = self.drive_BKGN.shape
-        z_BGN = (self.drive_BKGN * q_BS.view(B, K, 1, N)).sum(dim=1)
+        z_BKGN = self.drive_BKGN * q_BS.view(B, K, 1, N)
+        z_BGN = z_BKGN.sum(dim=1) if K > 1 else z_BKGN
         return z_BGN.view(B, G * N)
 
     def dense_drive(self) -> Tensor:

@@ -88,6 +88,13 @@ def test_clipping_scales_all_gradients_to_the_norm_and_small_ones_not_at_all(nam
         assert float(update.report()["gradient_norm"]) == pytest.approx(norm)  # before clipping
 
 
+def test_adam_refuses_a_view_with_gaps_instead_of_writing_beside_it() -> None:
+    whole = torch.zeros(3, 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"parameter 1 is a view with gaps: hand in its .contig"):
+        Adam().step([torch.zeros(3, 2), whole[:, :2]], [torch.ones(3, 2)] * 2, YES)
+    assert not whole.any()
+
+
 def snapshot(update: Update, params: list[Tensor]) -> dict[str, Tensor]:
     tensors = {f"param.{i}": param for i, param in enumerate(params)} | update.state_dict()
     return {name: tensor.clone() for name, tensor in tensors.items()}

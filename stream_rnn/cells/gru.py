@@ -39,12 +39,17 @@ class Gru(Cell):
     @override
     def step(self, W_ZM: Tensor, x_BI: Tensor, s_BS: Tensor) -> tuple[Tensor, Linearization]:
         u_BM = self._assemble(x_BI, s_BS)
-        r_in, z_in, nx, nh = (u_BM @ W_ZM.T).chunk(4, dim=1)
-        r, z = torch.sigmoid(r_in), torch.sigmoid(z_in)
-        v = torch.tanh(nx + r * nh)
-        h_BN = v + z * (s_BS - v)
+        z_BGN = (u_BM @ W_ZM.T).view(-1, 4, self.n_units)
+        _, _, nx, nh = z_BGN.unbind(1)
+        gates_B2N = torch.sigmoid(z_BGN[:, :2])
+        slopes_B2N = torch.addcmul(gates_B2N, gates_B2N, gates_B2N, value=-1)
+        r, z = gates_B2N.unbind(1)
+        v = torch.tanh(torch.addcmul(nx, r, nh))
+        rest = s_BS - v
+        h_BN = torch.addcmul(v, z, rest)
         d = (1 - z) * (1 - v * v)
-        drive_BGN = torch.stack((d * nh * r * (1 - r), (s_BS - v) * z * (1 - z), d, d * r), dim=1)
+        drive_BGN = torch.stack((d * nh, rest, d, d * r), dim=1)
+        drive_BGN[:, :2] *= slopes_B2N
         carry_BKKN = z[:, None, None, :]
         W_h_ZN = self._recurrent_columns(W_ZM)
         return h_BN, Linearization(W_h_ZN, drive_BGN[:, None], carry_BKKN, u_BM)

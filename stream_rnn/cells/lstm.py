@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
@@ -40,17 +41,20 @@ class Lstm(Cell):
         c_tm1 = s_BS[:, N:]
         u_BM = self._assemble(x_BI, s_BS)
         z_BGN = (u_BM @ W_ZM.T).view(-1, 4, N)
-        i, f, o = torch.sigmoid(z_BGN[:, 0]), torch.sigmoid(z_BGN[:, 1]), torch.sigmoid(z_BGN[:, 3])
+        gates_BGN = torch.sigmoid(z_BGN)
+        i, f, _, o = gates_BGN.unbind(1)
         g = torch.tanh(z_BGN[:, 2])
-        c_t = f * c_tm1 + i * g
+        c_t = torch.addcmul(f * c_tm1, i, g)
         T = torch.tanh(c_t)
         h_t = o * T
-        kappa = o * (1 - T * T)
-        zero = torch.zeros_like(c_t)
-        dc_BGN = torch.stack((g * i * (1 - i), c_tm1 * f * (1 - f), i * (1 - g * g), zero), dim=1)
-        dh_BGN = kappa[:, None] * dc_BGN
-        dh_BGN = torch.cat((dh_BGN[:, :3], (T * o * (1 - o))[:, None]), dim=1)
+        kappa = torch.addcmul(o, h_t, T, value=-1)
+        slopes_BGN = torch.addcmul(gates_BGN, gates_BGN, gates_BGN, value=-1)
+        slopes_B3N = torch.stack((slopes_BGN[:, 0], slopes_BGN[:, 1], 1 - g * g), dim=1)
+        dc_B3N = torch.stack((g, c_tm1, i), dim=1) * slopes_B3N
+        dh_BGN = torch.cat((kappa[:, None] * dc_B3N, (T * slopes_BGN[:, 3])[:, None]), dim=1)
+        dc_BGN = pad(dc_B3N, (0, 0, 0, 1))
         drive_BKGN = torch.stack((dh_BGN, dc_BGN), dim=1)
-        carry_BKKN = torch.stack((zero, kappa * f, zero, f), dim=1).view(-1, 2, 2, N)
+        from_c_BKN = torch.stack((kappa * f, f), dim=1)
+        carry_BKKN = pad(from_c_BKN[:, :, None], (0, 0, 1, 0))
         s_t = torch.cat((h_t, c_t), dim=1)
         return s_t, Linearization(self._recurrent_columns(W_ZM), drive_BKGN, carry_BKKN, u_BM)

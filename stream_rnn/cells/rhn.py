@@ -30,10 +30,13 @@ class Rhn(Cell):
     @override
     def step(self, W_ZM: Tensor, x_BI: Tensor, s_BS: Tensor) -> tuple[Tensor, Linearization]:
         u_BM = self._assemble(x_BI, s_BS)
-        c_in, f_in = (u_BM @ W_ZM.T).chunk(2, dim=1)
-        c, f = 2 * torch.sigmoid(c_in) - 1, torch.sigmoid(f_in)
-        h_BN = c + f * (s_BS - c)
-        drive_BGN = torch.stack(((1 - f) * (1 - c * c) / 2, (s_BS - c) * f * (1 - f)), dim=1)
+        gates_BGN = torch.sigmoid((u_BM @ W_ZM.T).view(-1, 2, self.n_units))
+        slopes_BGN = torch.addcmul(gates_BGN, gates_BGN, gates_BGN, value=-1)
+        half, f = gates_BGN.unbind(1)
+        c = 2 * half - 1  # its slope: twice that of `half`
+        d = s_BS - c
+        h_BN = torch.addcmul(c, f, d)
+        drive_BGN = torch.stack((2 - 2 * f, d), dim=1) * slopes_BGN
         carry_BKKN = f[:, None, None, :]
         W_h_ZN = self._recurrent_columns(W_ZM)
         return h_BN, Linearization(W_h_ZN, drive_BGN[:, None], carry_BKKN, u_BM)

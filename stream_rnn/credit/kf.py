@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound, norms, outer_sum
+from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization
 from stream_rnn.native.observe import Shape
 
@@ -57,28 +58,26 @@ class Kf(Noisy):
         u_BM, a_BM = self.lane_state["u_BM"], lin.u_BM
         JA_BSZ = lin.push(self.lane_state["A_BSZ"])
 
-        norm_JA, norm_D = norms(JA_BSZ), norms(lin.drive_BKGN)
-        norm_u, norm_a = norms(u_BM), norms(a_BM)
-        old_B, new_B = norm_u * norm_JA, norm_a * norm_D
-        sound_B = is_sound(old_B + new_B)
-
-        # both summands side by side: dW = sum over lanes of p_old u^T + p_new a^T
+        # both summands side by side: the old one, J (u (x) A), and the new one, a (x) D
+        v_B2M = torch.stack((u_BM, a_BM), dim=1)
         p_old_B1Z = torch.bmm(q_BS[:, None], JA_BSZ)
         p_B2Z = torch.cat((p_old_B1Z, lin.pull_drive(q_BS)[:, None]), dim=1)
-        v_B2M = torch.stack((u_BM, a_BM), dim=1)
+        norm_v_B2 = torch.linalg.vector_norm(v_B2M, dim=2)
+        norm_A_B2 = torch.stack((norms(JA_BSZ), norms(lin.drive_BKGN)), dim=1)
+        norm_B2 = norm_v_B2 * norm_A_B2
+        norm_B = norm_B2.sum(dim=1)
+        sound_B = is_sound(norm_B)
         self._gradient_ZM = outer_sum(p_B2Z, v_B2M, live_B & sound_B)
 
-        signs_B2 = self.draw_signs().to(JA_BSZ)
-        ones = torch.ones_like(norm_u)
-        p1 = torch.where(old_B > 0, (norm_JA / norm_u).sqrt(), ones)
-        p2 = torch.where(new_B > 0, (norm_D / norm_a).sqrt(), ones)
-        c1 = torch.where(old_B > 0, signs_B2[:, 0], 0.0)
-        c2 = torch.where(new_B > 0, signs_B2[:, 1], 0.0)
-        u_new_BM = (c1 * p1)[:, None] * u_BM + (c2 * p2)[:, None] * a_BM
-        A_new_BSZ = (c1 / p1)[:, None, None] * JA_BSZ
+        is_there_B2 = norm_B2 > 0
+        c_B2 = torch.where(is_there_B2, self.draw_signs().to(JA_BSZ), 0.0)
+        p_B2 = torch.where(is_there_B2, (norm_A_B2 / norm_v_B2).sqrt_(), 1.0)
+        u_new_B1M = torch.bmm((c_B2 * p_B2)[:, None], v_B2M)
+        old_B, new_B = (c_B2 / p_B2).unbind(1)
+        A_new_BSZ = old_B[:, None, None] * JA_BSZ
         A_diagonal = A_new_BSZ.view(B, K, N, G, N).diagonal(dim1=2, dim2=4)
-        A_diagonal.addcmul_((c2 / p2)[:, None, None, None], lin.drive_BKGN)
-        self._commit("u_BM", u_new_BM, live_B, sound_B)
+        A_diagonal.addcmul_(new_B[:, None, None, None], lin.drive_BKGN)
+        self._commit("u_BM", u_new_B1M, live_B, sound_B)
         self._commit("A_BSZ", A_new_BSZ, live_B, sound_B)
-        self._healthy_B = sound_B | ~live_B
-        self._facts = {"influence_norm": old_B + new_B}
+        self._healthy_B = implies(live_B, sound_B)
+        self._facts = {"influence_norm": norm_B}

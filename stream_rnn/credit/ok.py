@@ -25,6 +25,7 @@ from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound
 from stream_rnn.credit.small_matrices import floored_cholesky, jacobi_svd, mixing
 from stream_rnn.credit.small_matrices_on_gpu import launches, reduced
+from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization
 from stream_rnn.native.observe import Shape
 
@@ -110,7 +111,7 @@ class Ok(Noisy):
         A_QPR = torch.bmm(P_QPr, mix_A.to(V_QMr.dtype))
         self._commit("U_BCMR", U_QMR, live_B, sound_B)
         self._commit("A_BgSLR", self._by_group(A_QPR), live_B, sound_B)
-        self._healthy_B = sound_B | ~live_B
+        self._healthy_B = implies(live_B, sound_B)
         self._facts = {"influence_norm": norm_B, "variance": variance_Q}
 
     @override
@@ -134,11 +135,13 @@ class Ok(Noisy):
         """[J A_1 .. J A_r, D], (B, g, S, L, R+1)."""
         A_BgSLR = self.lane_state["A_BgSLR"]
         B, groups, S, L, R = A_BgSLR.shape
-        D_BgSL = lin.dense_drive().view(B, S, groups, L).transpose(1, 2)
         out = A_BgSLR.new_empty(B, groups, S, L, R + 1)
         for g in range(groups):
             out[:, g, ..., :R] = lin.push(A_BgSLR[:, g].reshape(B, S, L * R)).view(B, S, L, R)
-        out[..., R] = D_BgSL
+        D_BgSL = out[..., R].zero_()
+        K, G, N = lin.drive_BKGN.shape[1:]
+        diagonals = D_BgSL.view(B, groups, K, N, G // groups, N).diagonal(dim1=3, dim2=5)
+        diagonals.copy_(lin.drive_BKGN.view(B, K, groups, G // groups, N).transpose(1, 2))
         return out
 
     def _by_problem(self, A_BgSLr: Tensor) -> Tensor:

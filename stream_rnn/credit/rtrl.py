@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit, is_sound, norms
+from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization
 
 
@@ -44,7 +45,7 @@ class Rtrl(Credit):
         dW_BQ = torch.where((live_B & sound_B)[:, None], dW_BQ, 0.0)
         self._gradient_ZM = dW_BQ.sum(dim=0).view(Z, M)
         self._commit("G_BSZM", G_BSQ, live_B, sound_B)
-        self._healthy_B = sound_B | ~live_B
+        self._healthy_B = implies(live_B, sound_B)
         self._facts = {"influence_norm": norm_B}
 
     @override

@@ -36,7 +36,8 @@ def floored_cholesky(gram_nn: Tensor, floor: Tensor | float) -> tuple[Tensor, Te
         row[..., j] = pivot
         row *= inverse[..., None]
         if j + 1 < n:
-            work[..., j + 1 :, :] -= row[..., j + 1 : n, None] * row[..., None, :]
+            factors = row[..., j + 1 : n, None]
+            work[..., j + 1 :, :].addcmul_(factors, row[..., None, :], value=-1)
     return work[..., :n].triu(), work[..., n:].transpose(-1, -2)
 
 
@@ -45,25 +46,27 @@ def _round(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """One round of the tournament of n (even) rows, rows 2i and 2i + 1 being a pair.
 
     Returns:
-        Where alpha = |x|^2, beta = |y|^2 and gamma = x.y of each pair stand in a flat n x n Gram
-        matrix (3 n/2 places), and the linear map (n, n*n) from the pairs' cosines and sines to the
-        flat matrix that rotates them and moves the rows to their next seats (circle method: row 0
-        stays, after n - 1 rounds everybody is back).
+        Two linear maps: (n*n, n) from a flat Gram matrix to 2 x.y of all pairs, followed by their
+        |x|^2 - |y|^2; and (n, n*n) from each pair's cosine and sine to the flat matrix that rotates
+        the pairs and moves the rows to their next seats (circle method: row 0 stays, after n - 1
+        rounds everybody is back).
     """
     even, odd = range(0, n, 2), range(1, n, 2)
-    places = [i * n + i for i in (*even, *odd)]
-    places += [i * n + j for i, j in zip(even, odd, strict=True)]
+    pairs = n // 2
+    facts = torch.zeros(n, n, 2 * pairs, dtype=torch.float64)
+    for pair, (i, j) in enumerate(zip(even, odd, strict=True)):
+        facts[i, j, pair] = 2.0
+        facts[i, i, pairs + pair], facts[j, j, pairs + pair] = 1.0, -1.0
     top, bottom = list(even), list(odd)
     if n > 2:
         top, bottom = [top[0], bottom[0], *top[1:-1]], [*bottom[1:], top[-1]]
     seats = [seat for pair in zip(top, bottom, strict=True) for seat in pair]
-    pairs = n // 2
-    turn = torch.zeros(2 * pairs, n, n, dtype=torch.float64)
+    turn = torch.zeros(pairs, 2, n, n, dtype=torch.float64)
     for new, old in enumerate(seats):
         pair, partner = old // 2, old ^ 1
-        turn[pair, new, old] = 1.0
-        turn[pairs + pair, new, partner] = 1.0 if old % 2 == 0 else -1.0
-    return torch.tensor(places).to(device), turn.view(2 * pairs, n * n).to(device)
+        turn[pair, 0, new, old] = 1.0
+        turn[pair, 1, new, partner] = 1.0 if old % 2 == 0 else -1.0
+    return facts.view(n * n, 2 * pairs).to(device), turn.view(2 * pairs, n * n).to(device)
 
 
 def jacobi_svd(C_nn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,14 +95,15 @@ def _orthogonalize(W_bn2n: Tensor, sweeps: int) -> Tensor:
     even = n + n % 2
     if even != n:  # a zero row that nobody turns with
         W_bn2n = torch.cat((W_bn2n, torch.zeros_like(W_bn2n[:, :1])), dim=1)
-    places, turn = _round(even, W_bn2n.device)
+    facts, turn = _round(even, W_bn2n.device)
+    unit = W_bn2n.new_ones(1, even // 2)
     for _ in range(sweeps * (even - 1)):  # whole sweeps: every row ends in its own seat
         half = W_bn2n[:, :, :n]
         gram = torch.bmm(half, half.transpose(1, 2)).view(batch, even * even)
-        alpha, beta, gamma = gram.index_select(1, places).view(batch, 3, even // 2).unbind(1)
+        products, differences = torch.mm(gram, facts).chunk(2, dim=1)
         # the smaller of the two angles that make a pair orthogonal; 0/0 turns nothing
-        angle = (gamma / (alpha - beta)).nan_to_num_(nan=0.0).mul_(2).atan_().mul_(0.5)
-        rotation = torch.mm(torch.cat((angle.cos(), angle.sin()), dim=1), turn)
+        angle = (products / differences).nan_to_num_(nan=0.0).atan_().mul_(0.5)
+        rotation = torch.mm(torch.view_as_real(torch.polar(unit, angle)).flatten(1), turn)
         W_bn2n = torch.bmm(rotation.view(batch, even, even), W_bn2n)
     return W_bn2n[:, :n]
 

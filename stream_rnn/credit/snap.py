@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit, is_sound, norms
+from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization
 
 
@@ -50,7 +51,7 @@ class Snap1(Credit):
         dW_GNM = torch.where(use_B111, dW_BGNM, 0.0).sum(dim=0)
         self._gradient_ZM = dW_GNM.view(self.cell.weight_shape)
         self._commit("e_BKGNM", new_BKGNM, live_B, sound_B)
-        self._healthy_B = sound_B | ~live_B
+        self._healthy_B = implies(live_B, sound_B)
         self._facts = {"influence_norm": norm_B}
 
     @override

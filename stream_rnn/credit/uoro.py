@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound, norms, outer_sum
-from stream_rnn.lane_state import rows
+from stream_rnn.lane_state import implies, rows
 from stream_rnn.linearization import Linearization
 
 
@@ -78,5 +78,5 @@ class Uoro(Noisy):
         th_new_BZM.addcmul_(of_new_BZ[:, :, None], u_BM[:, None, :])
         self._commit("st_BS", st_new_BS, live_B, sound_B)
         self._commit("th_BZM", th_new_BZM, live_B, sound_B)
-        self._healthy_B = sound_B | ~live_B
+        self._healthy_B = implies(live_B, sound_B)
         self._facts = {"influence_norm": old_B + new_B}

@@ -42,6 +42,10 @@ class Tape:
         self._is_deaf = False
         self._bytes = 0
 
+    def __len__(self) -> int:
+        """Operations of torch, without those whose result is always the same."""
+        return len(self._calls)
+
     def record(self, tick: Callable[[], None]) -> None:
         """Let `tick` happen, and note it."""
         with _Listener(self._hear):
@@ -69,12 +73,14 @@ class Tape:
         if self._is_deaf:
             return
         made = list(_tensors(result))
-        if not made or torch.Tag.nondeterministic_seeded in op.tags:
+        if torch.Tag.nondeterministic_seeded in op.tags:
             self.is_whole = False
         elif op._schema.is_mutable:
             for tensor in _written(op, args, kwargs):  # what held a constant does so no longer
                 self._constants.pop(_memory(tensor), None)
             self._calls.append(_in_place(op, args, kwargs))
+        elif not made:
+            self.is_whole = False
         else:
             self._note(op, args, kwargs, made)
 

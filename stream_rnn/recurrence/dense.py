@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
@@ -70,8 +71,9 @@ class Dense(Recurrence):
         lin, s_BS = self._lin, self._own["s_BS"]
         torch.where(live_B[:, None], self._candidate_BS, s_BS, out=s_BS)
         self._lin = self._candidate_BS = None
-        q_BS = torch.zeros_like(s_BS)
-        q_BS[:, : self.width] = dL_dh_BN
+        q_BS = dL_dh_BN  # the other blocks of the state have no loss of their own
+        if self.cell.blocks > 1:
+            q_BS = pad(q_BS, (0, s_BS.shape[1] - self.width))
         self.credit.observe(lin, q_BS, live_B)
         dL_dx_BI = lin.pull_drive(q_BS) @ self.W_ZM[:, : self.n_inputs]
         gradient_ZM = self.credit.gradient()

@@ -25,7 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.credit.base import is_sound, norms
-from stream_rnn.lane_state import reset_lanes, rows
+from stream_rnn.lane_state import implies, reset_lanes, rows
 from stream_rnn.recurrence.base import Recurrence
 from stream_rnn.saved import take
 
@@ -123,7 +123,7 @@ class Elementwise(Recurrence, Generic[Local]):
         gradients = self._gradients(torch.where(rows(use_B, q_BKN), q_BKN, 0.0), new_BKQN)
         torch.where(rows(live_B, new_BKQN), new_BKQN, old_BKQN, out=old_BKQN)
         torch.where(rows(live_B, s_BKN), candidate_BKN, s_BKN, out=s_BKN)
-        self._healthy_B = sound_B | ~live_B
+        self._healthy_B = implies(live_B, sound_B)
         self._norm_B = torch.where(live_B, norm_B, 0.0)
         return gradients, (q_BKN * slope_BCN).flatten(1) @ self._input_weights()
 

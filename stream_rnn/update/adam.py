@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from stream_rnn.update.base import Update, commit
+from stream_rnn.update.base import Update
 
 
 class Adam(Update):
@@ -52,14 +52,24 @@ class Adam(Update):
 
     @override
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
+        for i, param in enumerate(params):
+            if not param.is_contiguous():  # torch's kernel would write beside it
+                raise ValueError(f"parameter {i} is a view with gaps: hand in its .contiguous()")
         count = self.state["count"]
         count += ok
-        n = count.clamp(min=1)
-        size = (self.lr / (1 - self.beta1**n)).to(params[0].dtype)
-        root = (1 - self.beta2**n).sqrt().to(params[0].dtype)
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            m, v = self.state[f"m.{i}"], self.state[f"v.{i}"]
-            commit(ok, torch.lerp(m, grad, 1 - self.beta1), m)
-            commit(ok, torch.addcmul(v * self.beta2, grad, grad, value=1 - self.beta2), v)
-            denominator = (v.sqrt() / root).add_(self.eps)
-            commit(ok, param - size * (m / denominator), param)
+        torch._fused_adam_(
+            list(params),
+            [grad.contiguous() for grad in grads],
+            [self.state[f"m.{i}"] for i in range(len(params))],
+            [self.state[f"v.{i}"] for i in range(len(params))],
+            [],
+            [count.float()] * len(params),
+            lr=self.lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=0.0,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=(~ok).float(),
+        )

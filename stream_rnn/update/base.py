@@ -45,8 +45,8 @@ class Update(ABC):
         self._norm = norm
         ok = ok & (norm < math.inf)  # NaN compares false
         if self.clip is not None:
-            scale = (self.clip / norm.clamp(min=self.clip)).to(norm.dtype)
-            grads = [grad * scale for grad in grads]
+            excess = (norm / self.clip).clamp_(min=1)
+            grads = [grad / excess for grad in grads]
         self.state_for(params)
         self._step(params, grads, ok)
         return ok

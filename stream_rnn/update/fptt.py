@@ -83,13 +83,13 @@ class Fptt(Update):
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
         means, lams = self._of("mean", params), self._of("lam", params)
         totals = [
-            grad - lam + (param - mean) * self.alpha
+            torch.add(grad - lam, param - mean, alpha=self.alpha)
             for param, grad, mean, lam in zip(params, grads, means, lams, strict=True)
         ]
         moved = self.inner.step(params, totals, ok)
         for param, mean, lam in zip(params, means, lams, strict=True):
-            commit(moved, lam - (param - mean) * self.alpha, lam)
-            new = torch.lerp(mean, param, self.beta) - lam * (self.beta / self.alpha)
+            commit(moved, torch.sub(lam, param - mean, alpha=self.alpha), lam)
+            new = torch.lerp(mean, param, self.beta).sub_(lam, alpha=self.beta / self.alpha)
             commit(moved, new, mean)
         self._moved = moved
 

@@ -33,4 +33,4 @@ class Sgd(Update):
                 velocity = self.state[f"velocity.{i}"]
                 commit(ok, velocity * self.momentum + grad, velocity)
                 grad = velocity  # noqa: PLW2901
-            commit(ok, param - self.lr * grad, param)
+            commit(ok, torch.sub(param, grad, alpha=self.lr), param)

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import gpu
 from stream_rnn.bench.cases import INPUTS
+from stream_rnn.native import loading
 from stream_rnn.plan import recorded
 
 
@@ -27,8 +28,22 @@ def test_its_rows_are_measured_and_told(
         torch.set_num_threads(threads)
     (row,) = json.loads((tmp_path / "rows.json").read_text())
     assert row["name"] == "rhn ok(2) N=4 B=2"
+    assert 150 < row["operations"] < 400
     assert min(row["launched_us"], row["played_us"], row["floor_us"]) > 0
     assert "100 ticks in" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("cell", "rank", "most"),
+    [("tanh", 0, 97), ("lstm", 0, 123), ("rhn", 0, 105), ("rhn", 8, 865), ("tanh", 1, 175)],
+)
+def test_how_many_operations_a_tick_is_made_of(cell: str, rank: int, most: int) -> None:
+    """Each costs a launch on a GPU, and on a processor what it takes to find its kernel."""
+    size = gpu.Size(cell, rank, 6, 1)
+    with loading.switched_off(), torch.no_grad():
+        learner, block = size.learner("cpu"), size.block("cpu")
+        gpu.operations(learner, block)  # what is made at first use
+        assert most - 12 < gpu.operations(learner, block) <= most
 
 
 def test_the_floor_counts_the_push_and_the_influence() -> None:
