@@ -1,12 +1,13 @@
 """Ticks of plain torch on a GPU: launched one by one, recorded, and beside what the device can do.
 
-    python -m benchmarks.gpu [--device cuda] [--only TEXT] [--json FILE]
+    python -m benchmarks.gpu [--device cuda] [--products tf32] [--only TEXT] [--json FILE]
 
 For each cell, rule, number of units and of lanes: microseconds a tick of `Learner.step` as it
 stands, and of a run of ticks that is played from a CUDA graph; the floor, which is the larger of
-the push's operations (2 S N R Z a lane) at the device's best float32 product and of the bytes (the
-influence read and written once, W and Adam's two moments) at its best copy; and the ratio. Wall
-time between two waits for the device, the least median of several rounds, eager and played in turn.
+the push's operations (2 S N R Z a lane) at the device's best product of that kind and of the bytes
+(the influence read and written once, W and Adam's two moments) at its best copy; and the ratio.
+Wall time between two waits for the device, the least median of several rounds, eager and played in
+turn.
 `ops`: operations of torch in a tick, on a GPU about as many kernels.
 `copy` and `ptb` are the sizes of the published runs: what so many steps would take is named.
 
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -33,6 +35,7 @@ from stream_rnn.credit import Credit, Kf, Ok
 from stream_rnn.frame import Block
 from stream_rnn.head import Head, SquaredError, initial_readout
 from stream_rnn.learner import Learner
+from stream_rnn.linearization import Products, products_in
 from stream_rnn.native import loading
 from stream_rnn.plan import recorded
 from stream_rnn.plan.tape import Tape
@@ -76,13 +79,14 @@ class Size:
         """That a tick cannot avoid to move."""
         return 2 * NUMBER * (self.influence() + 3 * math.prod(self.net().weight_shape))
 
-    def learner(self, device: str) -> Learner:
+    def learner(self, device: str, products: Products = "float32") -> Learner:
         """The same every time."""
         cell, generator = self.net(), torch.Generator().manual_seed(0)
         drawn = torch.Generator(device).manual_seed(1)
-        credit: Credit = Kf(cell, self.lanes, drawn)
+        credit: Credit = Kf(cell, self.lanes, drawn, products=products)
         if self.rank:
-            credit = Ok(cell, self.lanes, drawn, rank=self.rank, chunks="joint")
+            rank = self.rank
+            credit = Ok(cell, self.lanes, drawn, rank=rank, chunks="joint", products=products)
         W_ZM = cell.initial_weight(generator).float().to(device)
         loss = SquaredError()
         V_PF = initial_readout(self.units, INPUTS, loss, generator).float().to(device)
@@ -130,14 +134,17 @@ def sizes(device: str, room: int) -> Iterator[Size]:
                         yield Size(cell, rank, units, lanes)
 
 
-def rates(device: str, wait: Callable[[], None]) -> tuple[float, float]:
-    """Operations of a float32 product, and bytes copied, a microsecond: the best of several."""
+def rates(
+    device: str, wait: Callable[[], None], products: Products = "float32"
+) -> tuple[float, float]:
+    """Operations of a product, and bytes copied, a microsecond: the best of several."""
     n = 8192 if device == "cuda" else 512
     a, b = torch.randn(n, n, device=device), torch.randn(n, n, device=device)
     out = a @ b
     large = torch.zeros(1 << (28 if device == "cuda" else 22), device=device)
     other = torch.zeros_like(large)
-    product = min(_timed(lambda: torch.mm(a, b, out=out), wait) for _ in range(10))
+    with products_in(products):
+        product = min(_timed(lambda: torch.mm(a, b, out=out), wait) for _ in range(10))
     copied = min(_timed(lambda: other.copy_(large), wait) for _ in range(10))
     return 2 * n**3 / product, 2 * NUMBER * large.numel() / copied
 
@@ -151,10 +158,16 @@ def _timed(run: Callable[[], object], wait: Callable[[], None]) -> float:
     return (time.perf_counter() - start) * 1e6
 
 
-def measured(size: Size, device: str, best: tuple[float, float], wait: Callable[[], None]) -> Row:
+def measured(
+    size: Size,
+    device: str,
+    best: tuple[float, float],
+    wait: Callable[[], None],
+    products: Products = "float32",
+) -> Row:
     """Launched and played in turn, each on a learner of its own."""
     block = size.block(device)
-    played, launched = (size.learner(device) for _ in range(2))
+    played, launched = (size.learner(device, products) for _ in range(2))
 
     def play() -> None:
         at = 0
@@ -211,6 +224,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument(
+        "--products", choices=get_args(Products), default="float32", help="of the push"
+    )
     parser.add_argument("--only", default="", help="rows whose name holds this text")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     given = parser.parse_args(arguments)
@@ -227,12 +243,14 @@ def main(arguments: list[str] | None = None) -> int:
     recorded.BEFORE[given.device] = 2
     rows = []
     with torch.no_grad(), loading.switched_off():
-        best = rates(given.device, wait)
+        best = rates(given.device, wait, given.products)
         small = torch.zeros(32, device=given.device)
-        small_us = _timed(lambda: [small.add_(1.0) for _ in range(1000)], wait) / 1000
+        adds = lambda: [small.add_(1.0) for _ in range(1000)]  # noqa: E731
+        small_us = min(_timed(adds, wait) for _ in range(5)) / 1000
         print(
-            f"{name}, torch {torch.__version__}: a float32 product {best[0] / 1e6:.2f} TFLOP/s, "
-            f"a copy {best[1] / 1e3:.1f} GB/s, one small in-place operation {small_us:.2f} us"
+            f"{name}, torch {torch.__version__}: a {given.products} product "
+            f"{best[0] / 1e6:.2f} TFLOP/s, a copy {best[1] / 1e3:.1f} GB/s, "
+            f"one small in-place operation {small_us:.2f} us"
         )
         print(
             f"{'us a tick':26s} {'ops':>6s} {'launched':>12s} {'played':>10s} {'times':>7s} "
@@ -240,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for size in sizes(given.device, room):
             if given.only in str(size):
-                rows.append(measured(size, given.device, best, wait))
+                rows.append(measured(size, given.device, best, wait, given.products))
                 print(told(rows[-1]), flush=True)
     if given.json:
         given.json.write_text(json.dumps([asdict(row) for row in rows], indent=1), "utf-8")

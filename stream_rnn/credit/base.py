@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from typing_extensions import override
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.signs import SignStream
 from stream_rnn.lane_state import reset_lanes, rows
-from stream_rnn.linearization import Linearization
+from stream_rnn.linearization import Linearization, Products
 from stream_rnn.native.observe import Observed, Observer, Shape, observer_for
 
 Signs = Callable[[tuple[int, ...]], Tensor]
@@ -283,6 +284,13 @@ class Noisy(Credit):
         assert generator is not None
         bits = torch.randint(0, 2, shape, generator=generator, device=generator.device)
         return bits.mul_(2).sub_(1)
+
+
+def known_products(kind: Products) -> Products:
+    """The same, once it is known to be one."""
+    if kind not in get_args(Products):
+        raise ValueError(f'products must be "float32" or "tf32", got {kind!r}')
+    return kind
 
 
 def norms(tensor: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Noisy, Signs, is_sound, norms, outer_sum
+from stream_rnn.credit.base import Noisy, Signs, is_sound, known_products, norms, outer_sum
 from stream_rnn.lane_state import implies
-from stream_rnn.linearization import Linearization
+from stream_rnn.linearization import Linearization, Products, products_in
 from stream_rnn.native.observe import Shape
 
 
@@ -26,6 +26,14 @@ class Kf(Noisy):
 
     The gradient is read before the two summands are mixed: still unbiased, and without the newest
     mixing's noise (docs/algorithms.md 6.4).
+
+    Args:
+        cell: the cell whose steps will be observed.
+        n_lanes: B.
+        generator: where the signs come from.
+        products: of the push, on a GPU: "tf32" is faster and good to three digits; all the rest
+            stays in float32.
+        signs: replaces the generator; called with shape (B, 2).
     """
 
     def __init__(
@@ -34,9 +42,11 @@ class Kf(Noisy):
         n_lanes: int,
         generator: torch.Generator | None = None,
         *,
+        products: Products = "float32",
         signs: Signs | None = None,
     ) -> None:
         super().__init__(cell, n_lanes, generator, signs)
+        self.products = known_products(products)
         Z, M = cell.weight_shape
         self.lane_state = {
             "u_BM": torch.zeros(n_lanes, M),
@@ -56,7 +66,7 @@ class Kf(Noisy):
             return
         K, G, N = lin.drive_BKGN.shape[1:]
         u_BM, a_BM = self.lane_state["u_BM"], lin.u_BM
-        JA_BSZ = lin.push(self.lane_state["A_BSZ"])
+        JA_BSZ = lin.push(self.lane_state["A_BSZ"], self.products)
 
         # both summands side by side: the old one, J (u (x) A), and the new one, a (x) D
         v_B2M = torch.stack((u_BM, a_BM), dim=1)
@@ -72,7 +82,8 @@ class Kf(Noisy):
         is_there_B2 = norm_B2 > 0
         c_B2 = torch.where(is_there_B2, self.draw_signs().to(JA_BSZ), 0.0)
         p_B2 = torch.where(is_there_B2, (norm_A_B2 / norm_v_B2).sqrt_(), 1.0)
-        u_new_B1M = torch.bmm((c_B2 * p_B2)[:, None], v_B2M)
+        with products_in("float32"):
+            u_new_B1M = torch.bmm((c_B2 * p_B2)[:, None], v_B2M)
         old_B, new_B = (c_B2 / p_B2).unbind(1)
         A_new_BSZ = old_B[:, None, None] * JA_BSZ
         A_diagonal = A_new_BSZ.view(B, K, N, G, N).diagonal(dim1=2, dim2=4)

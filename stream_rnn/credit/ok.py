@@ -22,11 +22,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
-from stream_rnn.credit.base import Noisy, Signs, is_sound
+from stream_rnn.credit.base import Noisy, Signs, is_sound, known_products
 from stream_rnn.credit.small_matrices import floored_cholesky, jacobi_svd, mixing
 from stream_rnn.credit.small_matrices_on_gpu import launches, reduced
 from stream_rnn.lane_state import implies
-from stream_rnn.linearization import Linearization
+from stream_rnn.linearization import Linearization, Products, products_in
 from stream_rnn.native.observe import Shape
 
 Chunks = Literal["joint", "gate", "row"]
@@ -48,6 +48,8 @@ class Ok(Noisy):
         rank: r, summands kept in each chunk.
         chunks: "joint": one sum for all of W; "gate": one per gate (less noise, nearly free);
             "row": one per row of W (least noise, Z small factorizations a tick).
+        products: of the push, on a GPU: "tf32" is faster and good to three digits; the projection
+            stays in float32 and float64.
         signs: replaces the generator; called with shape (B, C, r+1).
     """
 
@@ -59,9 +61,11 @@ class Ok(Noisy):
         rank: int = RANK,
         chunks: Chunks = CHUNKS,
         *,
+        products: Products = "float32",
         signs: Signs | None = None,
     ) -> None:
         super().__init__(cell, n_lanes, generator, signs)
+        self.products = known_products(products)
         if rank < 1:
             raise ValueError(f"rank must be at least 1, got {rank}")
         if chunks not in ("joint", "gate", "row"):
@@ -94,21 +98,22 @@ class Ok(Noisy):
         A_BgSLr = self._push_and_append_drive(lin)
         V_QMr, P_QPr = V_BCMr.flatten(0, 1), self._by_problem(A_BgSLr)
 
-        V64 = V_QMr.double()
-        gram_V = torch.bmm(V64.transpose(1, 2), V64)
-        gram_A = torch.bmm(P_QPr.transpose(1, 2), P_QPr).double()
-        norm_B = (gram_V * gram_A).view(self.n_lanes, -1).sum(dim=1).sqrt()
-        sound_B = is_sound(norm_B)
-        use_B = live_B & sound_B
+        with products_in("float32"):  # the projection, whatever the push is made of
+            V64 = V_QMr.double()
+            gram_V = torch.bmm(V64.transpose(1, 2), V64)
+            gram_A = torch.bmm(P_QPr.transpose(1, 2), P_QPr).double()
+            norm_B = (gram_V * gram_A).view(self.n_lanes, -1).sum(dim=1).sqrt()
+            sound_B = is_sound(norm_B)
+            use_B = live_B & sound_B
 
-        self._gradient_ZM = self._read_gradient(A_BgSLr, V_BCMr, q_BS, use_B)
+            self._gradient_ZM = self._read_gradient(A_BgSLr, V_BCMr, q_BS, use_B)
 
-        # the Gram matrices of lanes that hold NaN become zero: nothing to reduce
-        gram = torch.cat((gram_V, gram_A)).view(2, self.n_lanes, -1)
-        gram = torch.where(use_B[:, None], gram, 0.0).view(-1, *gram_V.shape[1:])
-        mix_V, mix_A, variance_Q = self._reduce(gram, V_QMr, P_QPr)
-        U_QMR = torch.bmm(V_QMr, mix_V.to(V_QMr.dtype))
-        A_QPR = torch.bmm(P_QPr, mix_A.to(V_QMr.dtype))
+            # the Gram matrices of lanes that hold NaN become zero: nothing to reduce
+            gram = torch.cat((gram_V, gram_A)).view(2, self.n_lanes, -1)
+            gram = torch.where(use_B[:, None], gram, 0.0).view(-1, *gram_V.shape[1:])
+            mix_V, mix_A, variance_Q = self._reduce(gram, V_QMr, P_QPr)
+            U_QMR = torch.bmm(V_QMr, mix_V.to(V_QMr.dtype))
+            A_QPR = torch.bmm(P_QPr, mix_A.to(V_QMr.dtype))
         self._commit("U_BCMR", U_QMR, live_B, sound_B)
         self._commit("A_BgSLR", self._by_group(A_QPR), live_B, sound_B)
         self._healthy_B = implies(live_B, sound_B)
@@ -137,7 +142,8 @@ class Ok(Noisy):
         B, groups, S, L, R = A_BgSLR.shape
         out = A_BgSLR.new_empty(B, groups, S, L, R + 1)
         for g in range(groups):
-            out[:, g, ..., :R] = lin.push(A_BgSLR[:, g].reshape(B, S, L * R)).view(B, S, L, R)
+            pushed_BSX = lin.push(A_BgSLR[:, g].reshape(B, S, L * R), self.products)
+            out[:, g, ..., :R] = pushed_BSX.view(B, S, L, R)
         D_BgSL = out[..., R].zero_()
         K, G, N = lin.drive_BKGN.shape[1:]
         diagonals = D_BgSL.view(B, groups, K, N, G // groups, N).diagonal(dim1=3, dim2=5)
