@@ -143,9 +143,13 @@ class Credit(ABC):
 
     def _commit(self, name: str, new: Tensor, live_B: Tensor, sound_B: Tensor) -> None:
         """Store `new` where live and sound, zero where live and unsound, else leave it."""
+        new = torch.where(rows(sound_B, new), new, 0)
+        self._store(name, new, live_B)
+
+    def _store(self, name: str, new: Tensor, live_B: Tensor) -> None:
+        """Store `new` where live, else leave it."""
         old = self.lane_state[name]
-        new = torch.where(rows(sound_B, old), new.view(old.shape), 0)
-        torch.where(rows(live_B, old), new, old, out=old)
+        torch.where(rows(live_B, old), new.view(old.shape), old, out=old)
 
 
 class Noisy(Credit):

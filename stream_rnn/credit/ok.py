@@ -114,8 +114,8 @@ class Ok(Noisy):
             mix_V, mix_A, variance_Q = self._reduce(gram, V_QMr, P_QPr)
             U_QMR = torch.bmm(V_QMr, mix_V.to(V_QMr.dtype))
             A_QPR = torch.bmm(P_QPr, mix_A.to(V_QMr.dtype))
-        self._commit("U_BCMR", U_QMR, live_B, sound_B)
-        self._commit("A_BgSLR", self._by_group(A_QPR), live_B, sound_B)
+        self._commit("U_BCMR", U_QMR.view_as(self.lane_state["U_BCMR"]), live_B, sound_B)
+        self._store("A_BgSLR", self._by_group(A_QPR), live_B)  # zero of what is unsound
         self._healthy_B = implies(live_B, sound_B)
         self._facts = {"influence_norm": norm_B, "variance": variance_Q}
 
@@ -137,17 +137,21 @@ class Ok(Noisy):
         return torch.cat((U_BCMR, a_BCM1), dim=3)
 
     def _push_and_append_drive(self, lin: Linearization) -> Tensor:
-        """[J A_1 .. J A_r, D], (B, g, S, L, R+1)."""
+        """[J A_1 .. J A_r, D], (B, g, S, L, R+1).
+
+        What is not finite becomes the largest number: it makes the lane unsound as well, and an
+        unsound lane's mixing, which is zero, makes zero of it.
+        """
         A_BgSLR = self.lane_state["A_BgSLR"]
         B, groups, S, L, R = A_BgSLR.shape
         out = A_BgSLR.new_empty(B, groups, S, L, R + 1)
         for g in range(groups):
             pushed_BSX = lin.push(A_BgSLR[:, g].reshape(B, S, L * R), self.products)
-            out[:, g, ..., :R] = pushed_BSX.view(B, S, L, R)
+            finite(pushed_BSX.view(B, S, L, R), out[:, g, ..., :R])
         D_BgSL = out[..., R].zero_()
         K, G, N = lin.drive_BKGN.shape[1:]
         diagonals = D_BgSL.view(B, groups, K, N, G // groups, N).diagonal(dim1=3, dim2=5)
-        diagonals.copy_(lin.drive_BKGN.view(B, K, groups, G // groups, N).transpose(1, 2))
+        finite(lin.drive_BKGN.view(B, K, groups, G // groups, N).transpose(1, 2), diagonals)
         return out
 
     def _by_problem(self, A_BgSLr: Tensor) -> Tensor:
@@ -206,3 +210,8 @@ class Ok(Noisy):
         L, variance_Q = mixing(sigma, signs_Qr, rtol=1e-13 if double else 1e-6)
         mixed = torch.bmm(T, torch.bmm(torch.cat((P, Z)), torch.cat((L, L))))
         return mixed[:Q], mixed[Q:], variance_Q
+
+
+def finite(tensor: Tensor, out: Tensor) -> None:
+    """Copy it, the largest number in place of what is not finite."""
+    torch.nan_to_num(tensor, nan=torch.finfo(tensor.dtype).max, out=out)
