@@ -42,7 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "update": set(),
     "head": {"saved"},
     "least_squares": {"head", "saved"},
-    "plan": {"native", "cells", "credit", "recurrence", "update", "head", "least_squares"},
+    "plan": {
+        *("native", "cells", "credit", "recurrence", "update", "head", "least_squares"),
+        "lane_state",
+    },
     "frame": {"plan"},
     "learner": {"frame", "plan", "recurrence", "update", "head", "lane_state", "saved"},
     "regressor": {"credit", "frame", "head", "learner", "recurrence", "update"},

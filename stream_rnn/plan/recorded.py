@@ -20,7 +20,9 @@ from torch import Tensor
 from stream_rnn.credit import Fallback, Tbptt
 from stream_rnn.credit.base import Noisy
 from stream_rnn.head import Head
+from stream_rnn.lane_state import without
 from stream_rnn.least_squares import LeastSquaresHead
+from stream_rnn.plan.buffers import Buffers
 from stream_rnn.plan.graph import Graph
 from stream_rnn.plan.outcomes import Ticked
 from stream_rnn.plan.parts import (
@@ -189,23 +191,11 @@ class Film:
         self._pays = self._locked is None or self._locked.pays_next()
         # layers may share one
         self._generators = list(dict.fromkeys(rule.generator for rule in self._noisy))
-        flags = like.new_zeros(ROWS, B, dtype=torch.bool)
-        self._in = [
-            like.new_zeros(ROWS, B, recurrence.n_inputs),
-            like.new_zeros(ROWS, B, loss.n_targets),
-            flags.clone(),
-            flags.clone(),
-        ]
-        if weighted:
-            self._in.append(like.new_zeros(ROWS, B))
-        self._out = Ticked(
-            prediction_BP=like.new_zeros(ROWS, B, loss.n_outputs),
-            loss_B=like.new_zeros(ROWS, B),
-            learned_B=flags.clone(),
-            rejected_B=flags.clone(),
-            restarted_B=flags.clone(),
-            updated=flags[:, 0].clone(),
-        )
+        weights = [(B,)] if weighted else []
+        self._numbers = Buffers(ROWS, like, (B, recurrence.n_inputs), (B, loss.n_targets), *weights)
+        self._flags = Buffers(ROWS, like.bool(), (B,), (B,))
+        self._given_numbers = Buffers(ROWS, like, (B, loss.n_outputs), (B,))
+        self._given_flags = Buffers(ROWS, like.bool(), (B,), (B,), (B,), ())
         self._at = torch.zeros(1, dtype=torch.int64, device=like.device)
         self._taken = torch.zeros_like(self._at)
         self._is_over = like.new_zeros((), dtype=torch.bool)
@@ -269,29 +259,27 @@ class Film:
         return self._told(taken)
 
     def _load(self, rows: Sequence[Tensor]) -> None:
-        n = len(rows[0])
-        for mine, each in zip(self._in, rows, strict=True):
-            mine[:n].copy_(each, non_blocking=True)
+        x_TBI, y_TBQ, live_TB, scored_TB, *weights = rows
+        self._numbers.load(x_TBI, y_TBQ, *weights)
+        self._flags.load(live_TB, scored_TB)
         self._at.zero_()
         self._taken.zero_()
         self._is_over.zero_()
 
     def _tick(self) -> None:
-        given = (each.index_select(0, self._at)[0] for each in self._in)
-        x_BI, y_BQ, live_B, scored_B, *weights = given
+        x_BI, y_BQ, *weights = self._numbers.row(self._at)
+        live_B, scored_B = self._flags.row(self._at)
         weight_B = weights[0] if weights else None
-        outcome = self._step(x_BI, y_BQ, live_B & ~self._is_over, scored_B, weight_B)
+        outcome = self._step(x_BI, y_BQ, without(live_B, self._is_over), scored_B, weight_B)
         self._waits = outcome.updated is None
         is_over = outcome.restarted_B.any()
         updated = torch.zeros_like(is_over) if outcome.updated is None else outcome.updated
         if not self._waits:
-            is_over = is_over | (outcome.learned_B.any() & ~updated)
-        gives = Ticked(
-            *(outcome.prediction_BP, outcome.loss_B, outcome.learned_B),
-            *(outcome.rejected_B, outcome.restarted_B, updated),
+            is_over = is_over | without(outcome.learned_B.any(), updated)
+        self._given_numbers.put(self._at, outcome.prediction_BP, outcome.loss_B)
+        self._given_flags.put(
+            self._at, outcome.learned_B, outcome.rejected_B, outcome.restarted_B, updated
         )
-        for mine, each in zip(self._out, gives, strict=True):
-            mine.index_copy_(0, self._at, each[None])
         self._taken += ~self._is_over
         self._is_over |= is_over
         self._at += 1
@@ -300,7 +288,8 @@ class Film:
         for layer in dense_layers(self._recurrence):
             if layer.fidelity is not None:
                 layer.fidelity.pass_over(n)
-        return Ticked(*(each[:n].clone() for each in self._out)), 0, n, self._waits
+        given = (*self._given_numbers.copies(n), *self._given_flags.copies(n))
+        return Ticked(*given), 0, n, self._waits
 
 
 def drawn_for(before: Tensor, after: Tensor, taken: int, n: int) -> Tensor:
