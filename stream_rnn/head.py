@@ -69,6 +69,11 @@ class Likelihood(Loss):
         return torch.ones_like(weight_B, dtype=torch.bool)
 
 
+def mean_of(loss_BQ: Tensor) -> Tensor:
+    """(B,): over the targets."""
+    return loss_BQ.mean(dim=1) if loss_BQ.shape[1] > 1 else loss_BQ[:, 0]
+
+
 class SquaredError(Loss):
     """(o - y)^2: forecasts the conditional mean."""
 
@@ -78,7 +83,7 @@ class SquaredError(Loss):
     @override
     def evaluate(self, o_BP: Tensor, y_BQ: Tensor) -> tuple[Tensor, Tensor]:
         error_BP = o_BP - y_BQ
-        return error_BP.square().mean(dim=1), error_BP * (2 / self.n_targets)
+        return mean_of(error_BP.square()), error_BP * (2 / self.n_targets)
 
 
 class Quantile(Loss):
@@ -96,7 +101,7 @@ class Quantile(Loss):
         # in the dtype of the outputs: `where` of two Python numbers would round to float32
         above_BP, below_BP = (error_BP > 0).to(o_BP), (error_BP < 0).to(o_BP)
         slope_BP = above_BP * (2 * (1 - self.tau)) - below_BP * (2 * self.tau)
-        return (error_BP * slope_BP).mean(dim=1), slope_BP / self.n_targets
+        return mean_of(error_BP * slope_BP), slope_BP / self.n_targets
 
 
 class Gaussian(Loss):
@@ -118,7 +123,7 @@ class Gaussian(Loss):
         loss_BQ = scaled_BQ / 2 + log_std_BQ + math.log(2 * math.pi) / 2
         d_log_std_BQ = torch.where(raw_BQ == log_std_BQ, 1 - scaled_BQ, 0.0)
         slope_BP = torch.cat((error_BQ * precision_BQ, d_log_std_BQ), dim=1)
-        return loss_BQ.mean(dim=1), slope_BP / self.n_targets
+        return mean_of(loss_BQ), slope_BP / self.n_targets
 
     @override
     def activate(self, o_BP: Tensor) -> Tensor:
@@ -164,12 +169,12 @@ class Bernoulli(Likelihood):
     @override
     def evaluate(self, o_BP: Tensor, y_BQ: Tensor) -> tuple[Tensor, Tensor]:
         loss_BP = torch.nn.functional.softplus(o_BP) - o_BP * y_BQ
-        return loss_BP.mean(dim=1), (torch.sigmoid(o_BP) - y_BQ) / self.n_targets
+        return mean_of(loss_BP), (torch.sigmoid(o_BP) - y_BQ) / self.n_targets
 
     @override
     def undecided(self, o_BP: Tensor) -> tuple[Tensor, Tensor]:
         loss_BP = torch.nn.functional.softplus(o_BP) - o_BP / 2  # (-log p - log(1 - p)) / 2
-        return loss_BP.mean(dim=1) / 2, (torch.sigmoid(o_BP) - 0.5) / (2 * self.n_targets)
+        return mean_of(loss_BP) / 2, (torch.sigmoid(o_BP) - 0.5) / (2 * self.n_targets)
 
     @override
     def activate(self, o_BP: Tensor) -> Tensor:

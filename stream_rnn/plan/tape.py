@@ -19,11 +19,9 @@ Call = Callable[[], object]
 MOST_BYTES = 1 << 25
 """Of results that a tape keeps: beyond it a tick is left to torch, whose memory is used again."""
 
-# torch's own names lead to the same kernels by a shorter way than an operator does
-_IN_PLACE = frozenset(
-    f"aten::{name}_" for name in ("add", "sub", "mul", "div", "addcmul", "zero", "copy", "fill")
+_BINARY = frozenset(
+    f"aten::{name}" for name in ("mul", "div", "add", "sub", "eq", "ne", "lt", "le", "gt", "ge")
 )
-_INTO_GIVEN = {"aten::where": torch.where, "aten::mul": torch.mul}
 
 
 class Tape:
@@ -132,17 +130,23 @@ class _Listener(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _in_place(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
     """The same once more, of an operation that writes into what it is given."""
-    name = op._schema.name
-    if name in _IN_PLACE:
-        return partial(getattr(args[0], name.removeprefix("aten::")), *args[1:], **kwargs)
-    return partial(_INTO_GIVEN.get(name, op._op), *args, **kwargs)
+    name = op._schema.name.removeprefix("aten::")
+    if name.endswith("_") and isinstance(args[0], Tensor) and hasattr(Tensor, name):
+        return partial(getattr(args[0], name), *args[1:], **kwargs)
+    return partial(_shortest(op) or op._op, *args, **kwargs)
 
 
 def _again(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: list[Tensor]) -> Call:
     """The same once more, its results where they were."""
-    if op._schema.name == "aten::_to_copy" and kwargs.keys() <= {"dtype", "device"}:
+    name = op._schema.name
+    if name == "aten::_to_copy" and kwargs.keys() <= {"dtype", "device"}:
         return partial(made[0].copy_, args[0])
-    short = getattr(torch, op._schema.name.removeprefix("aten::"), None)
+    if name == "aten::rsub" and not isinstance(args[1], Tensor):  # has no `out`
+        left = made[0].new_tensor(args[1])
+        return partial(torch.sub, left, args[0], out=made[0], **_alpha(args, kwargs))
+    if name in _BINARY and not isinstance(args[1], Tensor) and args[0].is_floating_point():
+        args = [args[0], args[0].new_tensor(args[1])]  # a number would be made a tensor each time
+    short = _shortest(op)
     if short is not None and len(made) == 1:
         call = partial(short, *args, **kwargs, out=made[0])
         if _gives_the_same(call, made[0]):
@@ -152,6 +156,19 @@ def _again(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], made: list[T
         into, names = found
         return partial(into, *args, **kwargs, **dict(zip(names, made, strict=True)))
     return partial(_copied, op, args, kwargs, made)
+
+
+def _alpha(args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    return {"alpha": args[2]} if len(args) > 2 else dict(kwargs)
+
+
+def _shortest(op: Any) -> Callable[..., Any] | None:
+    """What torch itself calls it, which leads to the same kernel by a shorter way."""
+    name = op._schema.name.removeprefix("aten::")
+    found: Callable[..., Any] | None = getattr(torch, name, None)
+    if found is None and name.startswith("linalg_"):
+        found = getattr(torch.linalg, name.removeprefix("linalg_"), None)
+    return found
 
 
 def _gives_the_same(call: Call, made: Tensor) -> bool:
