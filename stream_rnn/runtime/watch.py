@@ -16,6 +16,7 @@ from stream_rnn.metrics import Metrics
 from stream_rnn.notify import Notifier
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing
 from stream_rnn.runtime.connection import Connection
+from stream_rnn.runtime.crowding import Crowding
 from stream_rnn.runtime.feed import Feed
 from stream_rnn.runtime.holds import Freeze, Pause
 from stream_rnn.runtime.intake import Intake
@@ -95,6 +96,7 @@ class Watch:
         self._published = self._reported = -math.inf
         self._rate = (clock(), 0, 0.0)
         self._before = self._counted()
+        self._crowding = Crowding(engine.lanes)
         self.others: Callable[[], list[str]] = list
         self.more_status: Callable[[], Mapping[str, Any]] = dict
         self.feed = Feed(self.about)
@@ -111,6 +113,7 @@ class Watch:
     def restored(self) -> None:
         """A snapshot was loaded: what it had counted is not this process's."""
         self._before = self._counted()
+        self._crowding.restart(self._engine.counts.applied)
 
     def _counted(self) -> tuple[int, int, dict[str, int]]:
         """Lane evictions, drift alarms and feature issues in the life of the model."""
@@ -152,10 +155,10 @@ class Watch:
     def publish(self, final: bool = False) -> None:
         """Bring metrics and the progress line up to date; `final`: the source is closed."""
         self._publish_engine()
+        lag = None if final else self._intake.lag()
+        self._metrics.lag_events = None if lag is None else lag.events
+        self._metrics.lag_seconds = None if lag is None else lag.seconds
         if not final:
-            lag = self._intake.lag()
-            self._metrics.lag_events = None if lag is None else lag.events
-            self._metrics.lag_seconds = None if lag is None else lag.seconds
             self._metrics.notice(SOURCE, self._source.counters())
         now = self._clock()
         if now - self._reported >= REPORT_S or final:
@@ -186,6 +189,7 @@ class Watch:
         m.fallback_exhausted = dict(self._governor.exhausted)
         m.credit_info = ((self._rule(),),)
         m.lanes_used, m.lane_evictions = engine.lanes.used, evictions - evictions_before
+        self._crowding.look(counts.applied)
         m.drift_alarms = alarms - alarms_before
         m.connected = int(self._connection.connected)
         m.paused = int(bool(self._pause.reasons))
