@@ -4,7 +4,7 @@
 // place, since what comes out unsound is zeroed.
 #pragma once
 #include "abi.hpp"
-#include "live.hpp"
+#include "net.hpp"
 #include "simd.hpp"
 
 namespace KERNELS {
@@ -14,11 +14,10 @@ constexpr float MOST_TRACES = 1e8f;  // EXPLODED of stream_rnn/credit/base.py, i
 constexpr int TOGETHER = 4;          // lanes whose shares are added in one pass
 constexpr int FEW_LANES = 4;         // for fewer, W is read row by row
 
-struct UnitNet {
+struct UnitNet final : Net {
   const Plan& plan;
   const Elementwise& e;
-  const int K, N, I, Q, S;
-  static constexpr int threads = 1;
+  const int K, N, I, Q;
   const bool turns;        // one complex trace serves both weights of an input
   // per unit: lam = re + i im, as the parameters are now;  ELSTM: what its gates give c_tm1, in the gains
   float *re, *im, *decay, *phase, *gain, *gain_slope;
@@ -28,9 +27,10 @@ struct UnitNet {
   float *inner;            // (2 N)
   float *x_padded;
 
-  UnitNet(Arena& arena, const Plan& plan_)
-      : plan(plan_), e(plan_.elementwise), K(int(plan_.credit.K)), N(int(plan_.credit.N)),
-        I(int(plan_.I)), Q(int(e.Q)), S(K * N), turns(e.units == LRU || e.units == RTU_LINEAR) {
+  __attribute__((noinline)) UnitNet(Arena& arena, const Plan& plan_)
+      : Net(state_size(plan_), state_size(plan_), state_size(plan_), 1), plan(plan_), e(plan_.elementwise),
+        K(int(plan_.credit.K)), N(int(plan_.credit.N)), I(int(plan_.I)), Q(int(e.Q)),
+        turns(e.units == LRU || e.units == RTU_LINEAR) {
     const size_t B = plan.credit.B;
     float** per_unit[] = {&re, &im, &decay, &phase, &gain, &gain_slope};
     for (float** each : per_unit) *each = arena.take<float>(N);
@@ -43,13 +43,10 @@ struct UnitNet {
     x_padded = arena.take<float>(size_t(I) + 8);
   }
 
-  int width() const { return S; }
-  int slopes() const { return S; }
   static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
   static int width_of(const Plan& plan) { return state_size(plan); }
 
-  // What follows from the parameters as they are: once a tick, for all lanes.
-  void look() const {
+  void look() const override {
     const int U = e.units == ELSTM ? I + 2 : I;
     if (plan.credit.B >= FEW_LANES) transpose(plan.recurrent.parameters[0].value, 2 * N, U, columns);
     if (e.units == ELSTM) {
@@ -117,7 +114,7 @@ struct UnitNet {
   }
 
   // s_t (S) of lane b, which is also what is read; keeps what the derivatives need
-  const float* forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const {
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* __restrict s_t) const override {
     float *__restrict m = moved + b * 2 * N, *__restrict r = raw + b * 2 * N;
     if (e.units == ELSTM) {
       read_in(x, s_tm1, inner);
@@ -152,7 +149,7 @@ struct UnitNet {
     });
     return s_t;
   }
-  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const override {
     return forward(b, x, s_tm1, s_t);
   }
 
@@ -337,9 +334,9 @@ struct UnitNet {
     std::memcpy(plan.recurrent.parameters[1].gradient, sums + size_t(at) * N, sizeof(float) * (Q - at) * N);
   }
 
-  // Exact RTRL of one tick: traces, health and gradient; x and s of each lane as in the forward pass.
+  // Exact RTRL of one tick: traces, health and gradient.
   void learn(const Tick& tick, const Live& lanes, const uint8_t* ready, const float* const* x, const float* s,
-             const float* q) const {
+             const float* q) override {
     const Observation& o = plan.credit;
     std::memset(o.healthy, 1, o.B);
     std::memset(o.norm, 0, sizeof(double) * o.B);

@@ -49,7 +49,7 @@ struct Work {  // of one lane
   float *J, *packed, *pushed, *mix_V, *mix_A, *blocks, *mixed;
   double *wide_V, *gram_V, *gram_A, *phases;
   Turns turns;
-  Work(Arena& arena, const Sizes& z) : turns(z.rank) {
+  __attribute__((noinline)) Work(Arena& arena, const Sizes& z) : turns(z.rank) {
     const size_t C = z.chunks, n = z.n, r = z.rank;
     J = arena.take<float>(size_t(z.S) * z.N);
     packed = arena.take<float>(size_t(z.S) * PANEL);

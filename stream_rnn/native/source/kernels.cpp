@@ -15,10 +15,10 @@ int64_t work_bytes(const Observation* o) {
   return int64_t(arena.used());
 }
 
-template <class Net>
+template <class Kind>
 static size_t work_of(Arena& arena, const Plan& plan) {
-  TickWork(arena, plan, Net::state_size(plan), Net::width_of(plan));
-  Net(arena, plan);
+  TickWork(arena, plan, Kind::state_size(plan), Kind::width_of(plan));
+  Kind(arena, plan);
   return arena.used();
 }
 
@@ -48,8 +48,8 @@ void observe(const Observation* o) {
 }
 
 int64_t ticks(const Plan* plan, const Tick* at, int64_t n) {
-  if (plan->layer.kind != NO_LAYER) return run_all<StackNet>(*plan, *at, n);
-  return plan->elementwise.units == NO_UNITS ? run_all<DenseNet>(*plan, *at, n) : run_all<UnitNet>(*plan, *at, n);
+  if (plan->layer.kind != NO_LAYER) return run_all_of<StackNet>(*plan, *at, n);
+  return plan->elementwise.units == NO_UNITS ? run_all_of<DenseNet>(*plan, *at, n) : run_all_of<UnitNet>(*plan, *at, n);
 }
 
 }  // namespace KERNELS

@@ -198,6 +198,14 @@ static double mixing(int n, const vd* sigmas, const float* signs, int lane, Matr
   return s * s / q + variance;
 }
 
+// n numbers each of up to four problems, which are one after another, side by side; in place of those
+// that are missing the first one again.
+__attribute__((noinline)) static void gather(int n, int count, const double* from, vd* to) {
+  const double* of[AT_ONCE];
+  for (int l = 0; l < AT_ONCE; l++) of[l] = from + (l < count ? l * n : 0);
+  for (int i = 0; i < n; i++) to[i] = vd{of[0][i], of[1][i], of[2][i], of[3][i]};
+}
+
 // The (n, r) mixing matrices of up to four problems. Gram matrices, mixing matrices, variances and
 // signs of one problem after another.
 static void reduce(int n, int count, const double* gram_V, const double* gram_A, const float* signs,
@@ -205,11 +213,9 @@ static void reduce(int n, int count, const double* gram_V, const double* gram_A,
   const int r = n - 1;
   const vd zero = {};
   Matrix gram, R_V, T_V, R_A, T_A, C, Z, L;
-  for (int i = 0; i < n * n; i++)
-    for (int l = 0; l < AT_ONCE; l++) gram[i][l] = l < count ? gram_V[l * n * n + i] : 0.0;
+  gather(n * n, count, gram_V, gram);
   floored_cholesky(n, gram, 1e-15, R_V, T_V);
-  for (int i = 0; i < n * n; i++)
-    for (int l = 0; l < AT_ONCE; l++) gram[i][l] = l < count ? gram_A[l * n * n + i] : 0.0;
+  gather(n * n, count, gram_A, gram);
   floored_cholesky(n, gram, 1e-6, R_A, T_A);
   for (int j = 0; j < n; j++)  // row j: column j of R_V R_A^T
     for (int i = 0; i < n; i++) {

@@ -7,15 +7,14 @@
 
 namespace KERNELS {
 
-struct StackNet {
+struct StackNet final : Net {
   const Plan& plan;
-  UnitNet below;
-  static constexpr int threads = 1;
-  const int S, N;           // numbers of the units, which is what the layer reads; width of the layer
+  UnitNet below;            // the layer reads all S numbers of its state
+  const int N;              // width of the layer
   float *u, *h, *dz, *q;    // (B, S+1), (B, N), (B, N), (B, S)
 
   StackNet(Arena& arena, const Plan& plan_)
-      : plan(plan_), below(arena, plan_), S(below.S), N(int(plan_.layer.N)) {
+      : Net(state_size(plan_), width_of(plan_), width_of(plan_), 1), plan(plan_), below(arena, plan_), N(width) {
     const size_t B = plan.credit.B;
     u = arena.take<float>(B * (S + 1));
     h = arena.take<float>(B * N);
@@ -23,11 +22,9 @@ struct StackNet {
     q = arena.take<float>(B * S);
   }
 
-  int width() const { return N; }
-  int slopes() const { return N; }
   static int state_size(const Plan& plan) { return UnitNet::state_size(plan); }
   static int width_of(const Plan& plan) { return int(plan.layer.N); }
-  void look() const { below.look(); }
+  void look() const override { below.look(); }
 
   const float* layer(int64_t b, const float* s) const {
     float *in = u + b * (S + 1), *out = h + b * N;
@@ -43,11 +40,11 @@ struct StackNet {
       if (!(std::fabs(s[i]) <= FLT_MAX)) out[0] = NAN;
     return out;
   }
-  const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const override {
     below.forward(b, x, s_tm1, s_t);
     return layer(b, s_t);
   }
-  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const override {
     return forward(b, x, s_tm1, s_t);
   }
 
@@ -86,7 +83,7 @@ struct StackNet {
   }
 
   void learn(const Tick& tick, const Live& lanes, const uint8_t* ready, const float* const* x, const float* s,
-             const float* dL_dh) const {
+             const float* dL_dh) override {
     const Parameter& W = plan.recurrent.parameters[plan.layer.W];
     std::memset(W.gradient, 0, sizeof(float) * W.size);
     int64_t together[TOGETHER];

@@ -32,16 +32,16 @@ struct Turns {
 };
 
 #if VL == 16
-template <int R>
+// STRADDLES: entries do not end where vectors do
+template <bool STRADDLES>
 inline vf turned(vf x0, vf x1, int v, __m512i index) {
-  if (16 % R == 0)  // entries do not straddle vectors
+  if (!STRADDLES)
     return vf(_mm512_permutexvar_ps(index, __m512(v ? x1 : x0)));
   return vf(_mm512_permutex2var_ps(__m512(x0), index, __m512(x1)));
 }
 
-template <int R>
+template <int most, bool STRADDLES>
 static void add_products(int S, const float* x, const Turns& turns, vf (*acc)[MOST]) {
-  constexpr int most = R / 2 + 1;  // a turn by d and one by R - d give the same products
   vf sums[2][most] = {};
   __m512i index[2][most];
   for (int v = 0; v < 2; v++)
@@ -53,7 +53,7 @@ static void add_products(int S, const float* x, const Turns& turns, vf (*acc)[MO
       const vf here = v ? x1 : x0;
       sums[v][0] += here * here;
 #pragma GCC unroll 16
-      for (int d = 1; d < most; d++) sums[v][d] += here * turned<R>(x0, x1, v, index[v][d]);
+      for (int d = 1; d < most; d++) sums[v][d] += here * turned<STRADDLES>(x0, x1, v, index[v][d]);
     }
   }
   for (int v = 0; v < 2; v++)
@@ -75,8 +75,8 @@ static void mix_turned(int S, const float* x, const Turns& turns, const float* c
     vf mixed[2] = {x0 * c[0][0], x1 * c[1][0]};
 #pragma GCC unroll 16
     for (int d = 1; d < R; d++) {
-      mixed[0] += turned<R>(x0, x1, 0, index[0][d]) * c[0][d];
-      mixed[1] += turned<R>(x0, x1, 1, index[1][d]) * c[1][d];
+      mixed[0] += turned<16 % R != 0>(x0, x1, 0, index[0][d]) * c[0][d];
+      mixed[1] += turned<16 % R != 0>(x0, x1, 1, index[1][d]) * c[1][d];
     }
     if (width == PANEL) {
       store(to, mixed[0]);
@@ -89,19 +89,22 @@ static void mix_turned(int S, const float* x, const Turns& turns, const float* c
     }
   }
 }
-
-#define FOR_RANKS(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8)
-#define FOR_MORE_RANKS(DO) DO(9) DO(10) DO(11) DO(12) DO(13) DO(14) DO(15) DO(16)
 #endif
 
 // Adds the products of each number with the one d places on to phases (d, 32).
 static void add_gram(int S, int R, const float* panel, const Turns& turns, double* phases) {
 #if VL == 16
   vf acc[2][MOST];
-#define CASE(rank) \
-  case rank: add_products<rank>(S, panel, turns, acc); break;
-  switch (R) { FOR_RANKS(CASE) FOR_MORE_RANKS(CASE) }
+  switch (16 % R ? R / 2 + 1 : -R) {  // a turn by d and one by R - d give the same products
+#define CASE(most) \
+  case most: add_products<most, true>(S, panel, turns, acc); break;
+    CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
+#define CASE(rank) \
+  case -rank: add_products<rank / 2 + 1, false>(S, panel, turns, acc); break;
+    CASE(1) CASE(2) CASE(4) CASE(8) CASE(16)
+#undef CASE
+  }
   for (int v = 0; v < 2; v++)
     for (int d = 0; d <= R / 2; d++)
       *reinterpret_cast<wide*>(phases + d * PANEL + 16 * v) += __builtin_convertvector(acc[v][d], wide);
@@ -196,10 +199,12 @@ static void set_block(int R, int e, const float* mix, float* blocks) {
 static void mix_panel(int S, int R, const float* x, const Turns& turns, const float* blocks, float* to,
                       size_t stride, int width) {
 #if VL == 16
+  switch (R) {  // 8 is mixed entry by entry
 #define CASE(rank) \
   case rank: return mix_turned<rank>(S, x, turns, blocks, to, stride, width);
-  switch (R) { FOR_RANKS(CASE) }
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
 #undef CASE
+  }
 #endif
   (void)turns;
   for (int s = 0; s < S; s += 8, x += 8 * PANEL) {

@@ -4,7 +4,7 @@
 #include "elementwise.hpp"
 #include "lanes.hpp"
 #include "least_squares.hpp"
-#include "live.hpp"
+#include "net.hpp"
 #include "readout.hpp"
 #include "stack.hpp"
 #include "update.hpp"
@@ -17,15 +17,15 @@ constexpr float ABSURD = 1e6f, DIVERGED = 1e15f;  // stream_rnn/learner.py
 void observe(const Observation* o);
 
 // A dense cell and its credit rule, as the recurrence of a tick.
-struct DenseNet {
+struct DenseNet final : Net {
   const Plan& plan;
   Observation o;
   const Sizes z;
-  const int S;
-  const int threads;  // that share the lanes of the forward pass, too
   float *drive, *carry, *u, *pre;
 
-  DenseNet(Arena& arena, const Plan& plan_) : plan(plan_), o(plan_.credit), z(o), S(z.S), threads(o.rule == TBPTT ? 1 : threads_for(o, z)) {
+  DenseNet(Arena& arena, const Plan& plan_)
+      : Net(state_size(plan_), width_of(plan_), state_size(plan_), threads_of(plan_)),
+        plan(plan_), o(plan_.credit), z(o) {
     const size_t B = o.B;
     drive = arena.take<float>(B * z.K * z.Z);
     carry = arena.take<float>(B * z.K * S);
@@ -34,11 +34,11 @@ struct DenseNet {
     o.work = arena.rest();
   }
 
-  int width() const { return z.N; }
-  int slopes() const { return S; }  // dL/ds, of which the first N are dL/dh
   static int state_size(const Plan& plan) { return int(plan.credit.K * plan.credit.N); }
   static int width_of(const Plan& plan) { return int(plan.credit.N); }
-  void look() const {}
+  static int threads_of(const Plan& plan) {
+    return plan.credit.rule == TBPTT ? 1 : threads_for(plan.credit, Sizes(plan.credit));
+  }
 
   // s_t of lane b; what the cell reads is [x, h_tm1, 1]
   void step(int64_t b, const float* x, const float* s_tm1, float* s_t, bool keeps) const {
@@ -51,17 +51,17 @@ struct DenseNet {
     drive_of(z.Z, z.M, plan.recurrent.parameters[0].value, input, gates);
     activate(plan.cell, z.N, gates, s_tm1, s_t, keeps ? drive + b * z.K * z.Z : nullptr, carry + b * z.K * S);
   }
-  // These give what the read-out sees.
-  const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const override {
     step(b, x, s_tm1, s_t, true);
     return s_t;
   }
-  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const {
+  const float* ahead(int64_t b, const float* x, const float* s_tm1, float* s_t) const override {
     step(b, x, s_tm1, s_t, false);
     return s_t;
   }
 
-  void learn(const Tick& tick, const Live&, const uint8_t* ready, const float* const*, const float*, const float* q) {
+  void learn(const Tick& tick, const Live&, const uint8_t* ready, const float* const*, const float*,
+             const float* q) override {
     o.drive = drive;
     o.carry = carry;
     o.input = u;
@@ -83,7 +83,7 @@ struct TickWork {
   uint8_t *live, *ready, *scored;
   SquaresWork squares;
   Drawn recurrent, readout;
-  TickWork(Arena& arena, const Plan& plan, int S, int width)
+  __attribute__((noinline)) TickWork(Arena& arena, const Plan& plan, int S, int width)
       : squares(arena, plan, width + int(plan.I) + 1), recurrent(arena, plan.recurrent), readout(arena, plan.readout) {
     const size_t B = plan.credit.B, F = width + plan.I + 1;
     candidate = arena.take<float>(B * S);
@@ -160,10 +160,9 @@ static void by_lanes(int threads, const Live& lanes, const Each& each) {
 }
 
 // The tick that `tick` says; with T ticks, the rows of the t-th one of x, y, live, scored and weight.
-template <class Net>
 static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
   const int64_t B = plan.credit.B;
-  const int S = net.S, N = net.width(), Nq = net.slopes();
+  const int S = net.S, N = net.width, Nq = net.slopes;
   const int I = int(plan.I), P = int(plan.P), Q = int(plan.Q), F = N + I + 1, k = int(plan.horizon);
   uint8_t *learned = tick.learned + tick.slot * B, *rejected = tick.rejected + tick.slot * B;
   uint8_t *restarted = tick.restarted + tick.slot * B, *updated = tick.updated + tick.slot;
@@ -267,10 +266,9 @@ static void run(const Plan& plan, const Tick& tick, Net& net, const TickWork& w)
 }
 
 // What would be predicted from the tick's inputs; no state and no parameter moves.
-template <class Net>
 static void peek(const Plan& plan, const Tick& tick, Net& net, const TickWork& w) {
   const int64_t B = plan.credit.B;
-  const int S = net.S, N = net.width(), I = int(plan.I), P = int(plan.P);
+  const int S = net.S, N = net.width, I = int(plan.I), P = int(plan.P);
   const float* state = plan.horizon ? plan.ahead : plan.s;
   net.look();
   for (const int64_t b : live_lanes(tick.live, B, w.lanes)) {
@@ -291,12 +289,10 @@ static void peek(const Plan& plan, const Tick& tick, Net& net, const TickWork& w
 }
 
 // Ticks one after another, `at` the first of them; ends after one that the loop must hear of at
-// once: credit that restarted, or an update that was refused. Returns how many there were.
-template <class Net>
-static int64_t run_all(const Plan& plan, Tick at, int64_t ticks) {
-  Arena arena(plan.work);
-  const TickWork w(arena, plan, Net::state_size(plan), Net::width_of(plan));
-  Net net(arena, plan);
+// once: credit that restarted, or an update that was refused. Returns how many there were. Not cloned:
+// else the compiler makes a tick for each kind of net again.
+__attribute__((noinline, noclone)) static int64_t run_all(const Plan& plan, Tick at, int64_t ticks, Net& net,
+                                                          const TickWork& w) {
   if (at.peeks) return peek(plan, at, net, w), 1;
   const int64_t B = plan.credit.B, n_signs = at.n_signs;
   for (int64_t t = 0; t < ticks; t++) {
@@ -316,6 +312,14 @@ static int64_t run_all(const Plan& plan, Tick at, int64_t ticks) {
     at.slot++;
   }
   return ticks;
+}
+
+template <class Kind>
+static int64_t run_all_of(const Plan& plan, const Tick& at, int64_t ticks) {
+  Arena arena(plan.work);
+  const TickWork w(arena, plan, Kind::state_size(plan), Kind::width_of(plan));
+  Kind net(arena, plan);
+  return run_all(plan, at, ticks, net, w);
 }
 
 }  // namespace KERNELS
