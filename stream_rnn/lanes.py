@@ -59,6 +59,14 @@ class Lanes:
             )
         return event.key or None  # "" and None are one stream: they must not share a tick
 
+    def keys_of(self, events: Sequence[Event], records: Sequence[Record]) -> list[str | None]:
+        """`key_of` each; raises BadEvent of the first without one."""
+        if self.key is None:
+            keys = [event.key or None for event in events]
+            if keys.count(None) == len(keys):
+                return keys
+        return list(map(self.key_of, events, records))
+
     def ends(self, record: Record) -> bool:
         """Whether the event ends its episode; raises BadEvent if the field is no boolean."""
         value = None if self.end is None else record.get(self.end)

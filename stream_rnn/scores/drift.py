@@ -56,9 +56,11 @@ class Drift:
         adwin = self._adwin
         if self._quiet:
             self._quiet -= 1
-        before = adwin.estimation
+        total, width = adwin.total, adwin.width  # what `estimation` is made of, with more calls
         adwin.update(loss)
-        if not adwin.drift_detected or adwin.estimation <= before or self._quiet:
+        if not adwin.drift_detected or self._quiet:
+            return False
+        if adwin.estimation <= (total / width if width else 0.0):
             return False
         self.alarms += 1
         self._quiet = self.cooldown

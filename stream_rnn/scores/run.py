@@ -78,7 +78,11 @@ def judge(
     scores.seen += T
     baselines.unpack()
     packed.unpack()
-    means: list[float | None] = [sum(losses) / Q for losses in losses_TQ.tolist()]
+    means: list[float | None] = (
+        (losses_TQ[:, 0] + 0.0).tolist()  # as a sum that begins with 0: no -0
+        if Q == 1
+        else [sum(losses) / Q for losses in losses_TQ.tolist()]
+    )
     if scored_T.all():
         return means
     return [loss if s else None for loss, s in zip(means, scored_T.tolist(), strict=True)]
@@ -94,6 +98,8 @@ def _rows(values: Sequence[Sequence[float]], width: int) -> Array | None:
 
 def _filled(values: Sequence[Sequence[float] | None], width: int) -> tuple[Array | None, Array]:
     """`_rows` with zeros where there is none, and which of them there are."""
+    if None not in values:
+        return _rows(values, width), np.ones(len(values), dtype=np.bool_)  # type: ignore[arg-type]
     nothing = (0.0,) * width
     there_T = np.array([value is not None for value in values], dtype=np.bool_)
     return _rows([nothing if value is None else value for value in values], width), there_T

@@ -165,6 +165,12 @@ class Numeric(Task):
         return target[0] if self._single else dict(zip(self.targets, target, strict=True))
 
     @override
+    def publish_targets(self, targets: Sequence[Any]) -> list[Any]:
+        return (
+            [target[0] for target in targets] if self._single else super().publish_targets(targets)
+        )
+
+    @override
     def score(
         self, lane: int, prediction: Sequence[float] | None, target: list[float] | int
     ) -> float | None:
