@@ -347,6 +347,7 @@ class Engine:
                 step = max(item.step for item in block)
                 for item in block:
                     item.step = step
+        self.positions.update(run.positions)
         self.on_events(self._finish(first, run.items))
         self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
@@ -499,8 +500,7 @@ class Engine:
         self.counts.scored += len(scored)
         self.newest_scored.extend(scored[-NEWEST:])
         if self.drift is not None:
-            for each in scored:
-                self.drift.update(each.loss)
+            self.drift.update_many([each.loss for each in scored])
         if self.on_score is not None:
             for item, one in zip(items, settled, strict=True):
                 if one is not None:
@@ -508,7 +508,7 @@ class Engine:
                     self.on_score(one.prediction, one.target, one.loss, stream)
 
     def _finish(self, first: int, items: Sequence[Item]) -> list[str | None]:
-        """Predictions, dead letters and positions, in the order of the events.
+        """Predictions and dead letters, in the order of the events.
 
         Args:
             first: ordinal.
@@ -517,24 +517,22 @@ class Engine:
         Returns:
             Of each the stage that refused it, or None.
         """
-        counts = self.counts
         for item in items[: max(0, self.replayed_until + 1 - first)]:
             item.replayed = True
-        refused: list[str | None] = []
-        used: list[Item] = []
-        for item in items:
-            event = item.event
-            self.positions[event.partition] = event.position
-            if item.lane == NOWHERE or item.rejected:
-                refused.append(self._refuse(item))
-                continue
-            used.append(item)
-            refused.append(None)
-            counts.unsound_in_a_row = 0
-            counts.replayed += item.replayed
+        refused = [
+            self._refuse(item) if item.lane == NOWHERE or item.rejected else None for item in items
+        ]
+        used = [item for item, stage in zip(items, refused, strict=True) if stage is None]
         self.outputs += self._lines.predictions(used)
+        counts = self.counts
         counts.applied += len(used)
         counts.predictions += len(used)
+        counts.replayed += [item.replayed for item in used].count(True)
+        for stage in refused:
+            if stage is None:
+                counts.unsound_in_a_row = 0
+            elif stage == "learn":
+                counts.unsound_in_a_row += 1
         return refused
 
     def _refuse(self, item: Item) -> str:
@@ -542,7 +540,6 @@ class Engine:
         if item.rejected:
             reason = "the step came out non-finite or absurd; nothing was learned from it"
             item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
-            self.counts.unsound_in_a_row += 1
         assert item.letter is not None
         self.letters.append(item.letter)
         stage: str = item.letter["stage"]

@@ -16,10 +16,17 @@ MOST_NUMBERS = 1 << 20  # in the rows of a run: 4 MiB
 
 
 class Run(NamedTuple):
-    """Events in order, and how many of them make up each block."""
+    """Events in order.
+
+    Attributes:
+        items: all of them.
+        sizes: how many make up each block.
+        positions: partition -> its newest one.
+    """
 
     items: list[Item]
     sizes: list[int]
+    positions: dict[str, int | str]
 
     def blocks(self) -> Iterator[list[Item]]:
         """The events of each block."""
@@ -86,8 +93,7 @@ class Waiting:
 
     def take(self) -> Run:
         """All blocks in order; none waits then."""
-        run = Run(self._items, self._sizes)
-        self._items, self._sizes = [], []
-        self.positions.clear()
+        run = Run(self._items, self._sizes, self.positions)
+        self._items, self._sizes, self.positions = [], [], {}
         self._room = 1  # until `begins` is asked
         return run

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 14
 """Outcomes of several ticks are allocated together, about this much at once."""
-MOST_CALLS = 256
-"""The outcomes of so many calls, at most: `row` makes tensors for each tick of single ones."""
+MOST_ROWS = 256
+"""Of single ticks, for each of which `row` makes tensors; of longer runs as many as four have."""
 
 
 class Ticked(NamedTuple):
@@ -43,7 +43,7 @@ class Room:
 
     def __init__(self, n_lanes: int, n_outputs: int, n_ticks: int = 1) -> None:
         row_bytes = n_lanes * (4 * n_outputs + 7)
-        n = max(n_ticks, min(MOST_CALLS * n_ticks, BLOCK_BYTES // row_bytes))
+        n = max(n_ticks, min(max(MOST_ROWS, 4 * n_ticks), BLOCK_BYTES // row_bytes))
         self.size = n
         self.used = 0
         self._sizes = n_lanes, n_outputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from operator import lt
+from typing import cast
 
 from stream_rnn.engine.engine import Engine
 from stream_rnn.runtime.intake import Shed
@@ -22,8 +23,12 @@ def not_after(position: int | str, last: int | str) -> bool:
     return position <= last  # type: ignore[operator]
 
 
-def stretches(items: Sequence[Event | Shed]) -> Iterator[list[Event] | Shed]:
+def stretches(items: Sequence[Event | Shed]) -> Iterator[Sequence[Event] | Shed]:
     """Events in a row, and what was given up between them."""
+    if Shed not in set(map(type, items)):
+        if items:
+            yield cast(Sequence[Event], items)
+        return
     events: list[Event] = []
     for item in items:
         if isinstance(item, Shed):
@@ -42,10 +47,9 @@ def newer(events: Sequence[Event], last_of: Callable[[str], int | str | None]) -
     first = events[0]
     last = last_of(first.partition)
     positions = [event.position for event in events]
-    types = set(map(type, positions))
     is_usual = (
-        len(types) == 1
-        and all(event.partition == first.partition for event in events)
+        len({event.partition for event in events}) == 1
+        and len(set(map(type, positions))) == 1
         and all(map(lt, positions, positions[1:]))
         and (last is None or not not_after(first.position, last))
     )

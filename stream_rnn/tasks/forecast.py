@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 from typing_extensions import override
 
-from stream_rnn.columns import Array, behind
+from stream_rnn.columns import Array, behind, filled
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import items, row
@@ -122,10 +122,8 @@ class Forecast(Numeric):
             pasts = [self._past[lane] for lane in run.lanes_of(n)]
             where = run.where
             (then,) = behind(pasts, where and where[:n], targets, (self.horizon,))
-            if None in then:
-                known_T = np.array([row is not None for row in then])
-            nothing = [0.0] * len(fields)
-            kind, learned_TQ = CHANGE, value_TQ - [row or nothing for row in then]
+            then_TQ, known_T = filled(then, len(fields))
+            kind, learned_TQ = CHANGE, value_TQ - then_TQ
         taught = Taught(library, self._scales, kind, self.features.clip, lanes, learned_TQ, known_T)
         taught.commit()
         mean_TQ = taught.mean_TQ + value_TQ if self.difference else taught.mean_TQ
