@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 from stream_rnn.features.saved import count
@@ -62,7 +63,7 @@ class Lanes:
     def keys_of(self, events: Sequence[Event], records: Sequence[Record]) -> list[str | None]:
         """`key_of` each; raises BadEvent of the first without one."""
         if self.key is None:
-            keys = [event.key or None for event in events]
+            keys: list[str | None] = list(map(attrgetter("key"), events))
             if keys.count(None) == len(keys):
                 return keys
         return list(map(self.key_of, events, records))

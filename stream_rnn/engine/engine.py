@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
@@ -149,7 +150,7 @@ class Engine:
     @property
     def at_boundary(self) -> bool:
         """Whether no event waits: a snapshot taken now is exactly `positions`."""
-        return not self._open and not self._waiting.events
+        return not self._waiting.events and not self._open.positions
 
     @property
     def fed(self) -> int:
@@ -208,7 +209,7 @@ class Engine:
         """Up to the last of an episode, whose lane starts anew behind it."""
         if self.lanes.end is None:
             try:
-                records = list(map(self.codec.decode, [event.data for event in events]))
+                records = list(map(self.codec.decode, map(attrgetter("data"), events)))
                 return list(map(Item, events, records, self.lanes.keys_of(events, records)))
             except (DecodeError, BadEvent):
                 pass  # which of them it is comes out below
@@ -496,11 +497,11 @@ class Engine:
         self._frames.clear()
 
     def _note(self, items: Sequence[Item], settled: Sequence[Scored | None]) -> None:
-        scored = [each for each in settled if each is not None]
+        scored: list[Scored] = list(filter(None, settled))
         self.counts.scored += len(scored)
         self.newest_scored.extend(scored[-NEWEST:])
         if self.drift is not None:
-            self.drift.update_many([each.loss for each in scored])
+            self.drift.update_many(list(map(attrgetter("loss"), scored)))
         if self.on_score is not None:
             for item, one in zip(items, settled, strict=True):
                 if one is not None:
@@ -517,17 +518,19 @@ class Engine:
         Returns:
             Of each the stage that refused it, or None.
         """
+        counts = self.counts
         for item in items[: max(0, self.replayed_until + 1 - first)]:
             item.replayed = True
         refused = [
             self._refuse(item) if item.lane == NOWHERE or item.rejected else None for item in items
         ]
-        used = [item for item, stage in zip(items, refused, strict=True) if stage is None]
+        used = items
+        if refused.count(None) < len(items):
+            used = [item for item, stage in zip(items, refused, strict=True) if stage is None]
         self.outputs += self._lines.predictions(used)
-        counts = self.counts
         counts.applied += len(used)
         counts.predictions += len(used)
-        counts.replayed += [item.replayed for item in used].count(True)
+        counts.replayed += list(map(attrgetter("replayed"), used)).count(True)
         for stage in refused:
             if stage is None:
                 counts.unsound_in_a_row = 0

@@ -176,8 +176,8 @@ def payment_of(outcome: Outcome, seconds: float) -> Tick:
 def ticks_of(told: OnHost, seconds: float) -> tuple[Tick, ...]:
     """The outcomes of a run that took `seconds` in all: the calm ticks together, then the last."""
     n, updated_T = len(told.learned_TB), told.updated_T
-    learned = int(np.count_nonzero(told.learned_TB[-1]))
-    restarted = int(np.count_nonzero(told.restarted_TB[-1]))
+    learned = len(told.learned_TB[-1].nonzero()[0])
+    restarted = len(told.restarted_TB[-1].nonzero()[0])
     refused = updated_T is not None and learned > 0 and not restarted and not updated_T[-1]
     last = Tick(seconds / n, learned, restarted, refused, updated_T is None)
     if n == 1:

@@ -38,8 +38,8 @@ class Lines:
 
     def predictions(self, items: Sequence[Item]) -> list[Record]:
         """The prediction made at each event, and those that it settled: the last, the mean loss."""
-        newest = [item.scored[-1] for item in items if item.scored]
-        targets = iter(self._task.publish_targets([scored.target for scored in newest]))
+        settled_targets = [item.scored[-1].target for item in items if item.scored]
+        targets = iter(self._task.publish_targets(settled_targets))
         lines: list[Record] = []
         for item in items:
             settled: dict[str, Any] | None = None

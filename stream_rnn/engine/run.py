@@ -53,6 +53,7 @@ class Waiting:
 
     def __init__(self, ticks: int, takes_runs: Callable[[], bool]) -> None:
         self.positions: dict[str, int | str] = {}  # partition -> its newest event that waits
+        self.events = 0
         self._ticks = ticks
         self._takes_runs = takes_runs
         self._tick_s = AIM_S
@@ -68,11 +69,6 @@ class Waiting:
         return self._room > 1
 
     @property
-    def events(self) -> int:
-        """How many wait."""
-        return len(self._items)
-
-    @property
     def room(self) -> int:
         """For how many blocks, until the run is complete."""
         return self._room - len(self._sizes)
@@ -83,6 +79,7 @@ class Waiting:
         """More blocks, for which there is room; returns whether the run is complete."""
         self._items += items
         self._sizes += sizes
+        self.events += len(items)
         self.positions.update(positions)
         return len(self._sizes) >= self._room
 
@@ -94,6 +91,6 @@ class Waiting:
     def take(self) -> Run:
         """All blocks in order; none waits then."""
         run = Run(self._items, self._sizes, self.positions)
-        self._items, self._sizes, self.positions = [], [], {}
+        self._items, self._sizes, self.positions, self.events = [], [], {}, 0
         self._room = 1  # until `begins` is asked
         return run

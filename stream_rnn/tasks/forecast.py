@@ -85,11 +85,11 @@ class Forecast(Numeric):
     @override
     def steps(self, record: Record, lane: int) -> list[Step]:
         values, weight = self._known(record, lane), self._weight_of(record)
-        x = self.features.encode(record, lane)
+        x, scalers = self.features.encode(record, lane), self._scales.of(lane)
         # this target was predicted earlier, so the scale may know it by now
         if not self.difference:
-            self._learn_scales(values, lane)
-            scales = self._scales_now(lane)
+            self._learn_scales(values, scalers)
+            scales = self._scales_now(scalers)
             level = self._standardize(values, scales)
             return [Step(x, level, values, scales, weight=weight)]
         past = self._past.get(lane)
@@ -98,9 +98,9 @@ class Forecast(Numeric):
         change = None
         if len(past) == self.horizon:
             change = [now - then for now, then in zip(values, past[0], strict=True)]
-            self._learn_scales(change, lane)
+            self._learn_scales(change, scalers)
         past.append(values)
-        scales = self._scales_now(lane)
+        scales = self._scales_now(scalers)
         y = None if change is None else self._standardize(change, scales)
         from_now = tuple([(m + v, s) for v, (m, s) in zip(values, scales, strict=True)])
         return [Step(x, y, values, from_now, weight=weight)]
