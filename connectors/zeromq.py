@@ -38,6 +38,7 @@ _MIB = 1024 * 1024
 _BATCH_BYTES = 64 * _MIB  # a batch ends beyond this, however many events were asked for
 _NO_HEADERS: Mapping[str, str] = {}
 _MAX_FRAMES = 16
+_READABLE = int(zmq.POLLIN)
 _JUMP = 1 << 32  # a longer jump is no gap: the producer began a new numbering
 _CLOSE_S = 2.0
 
@@ -120,7 +121,8 @@ class ZeromqSource(Source):
         if self._connection is None:
             raise NotConnected(f"{self._address} is not open")
         deadline = time.monotonic() + timeout_s
-        receive, address, position = self._connection.socket.recv, self._address, self._position
+        socket, address, position = self._connection.socket, self._address, self._position
+        receive = socket.recv
         knows_frames = self._is_sub or self._numbering is not None
         flags = zmq.DONTWAIT if timeout_s <= 0 else 0  # only for the first event is waited
         events: list[Event] = []
@@ -131,7 +133,7 @@ class ZeromqSource(Source):
                 frame = receive(flags, copy=False)  # it knows itself whether it is the last one
                 data, headers = frame.bytes, _NO_HEADERS
                 if frame.more or knows_frames:
-                    frames = _rest(self._connection.socket, frame)
+                    frames = _rest(socket, frame)
                     if len(frames) > _MAX_FRAMES:
                         self._counters["malformed"] += 1
                         if time.monotonic() >= deadline:
@@ -139,10 +141,13 @@ class ZeromqSource(Source):
                         continue
                     data, headers = frames[-1], self._headers_of(frames)
                     self._count(frames)
-                flags = zmq.DONTWAIT
                 position += 1
                 n_bytes += len(data)
                 events.append(Event(address, position, data, None, None, headers))
+                if not flags:
+                    flags = zmq.DONTWAIT
+                    if not int(socket.get(zmq.EVENTS)) & _READABLE:  # an error would cost more
+                        break
         except zmq.Again:
             pass  # nothing more has come
         except zmq.ZMQError as error:
