@@ -35,7 +35,7 @@ from stream_rnn.runtime.watch import Watch
 from stream_rnn.spi import EndOfStream, Event, Guarantee, NotConnected, Sink, Source
 
 POLL_S = 0.2
-RUN = 256  # blocks that are learned together, at most; the clock makes it fewer where they are slow
+RUN = 512  # blocks that are learned together, at most; the clock makes it fewer where they are slow
 DRAIN_S = 5.0  # for what waits in the queues of a source that cannot rewind
 
 
@@ -81,7 +81,7 @@ class Runtime:
         identity: Identity,
         metrics: Metrics,
         console: Console,
-        poll_events: int = 256,
+        poll_events: int = 512,
         gone_s: float = 3600.0,
         unsaved_s: float = 300.0,
         overload: Overload | None = None,
