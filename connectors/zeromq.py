@@ -38,6 +38,7 @@ _MIB = 1024 * 1024
 _BATCH_BYTES = 64 * _MIB  # a batch ends beyond this, however many events were asked for
 _NO_HEADERS: Mapping[str, str] = {}
 _MAX_FRAMES = 16
+_READABLE = int(zmq.POLLIN)
 _JUMP = 1 << 32  # a longer jump is no gap: the producer began a new numbering
 _CLOSE_S = 2.0
 
@@ -119,48 +120,56 @@ class ZeromqSource(Source):
     def poll(self, max_events: int, timeout_s: float) -> Batch:
         if self._connection is None:
             raise NotConnected(f"{self._address} is not open")
-        socket = self._connection.socket
         deadline = time.monotonic() + timeout_s
+        socket, address, position = self._connection.socket, self._address, self._position
+        receive = socket.recv
+        knows_frames = self._is_sub or self._numbering is not None
+        flags = zmq.DONTWAIT if timeout_s <= 0 else 0  # only for the first event is waited
         events: list[Event] = []
         n_bytes = 0
-        address, is_sub, numbering = self._address, self._is_sub, self._numbering
         try:
+            self._connection.wait_at_most(timeout_s)
             while len(events) < max_events and n_bytes < _BATCH_BYTES:
-                try:
-                    frames = _receive(socket)
-                except zmq.Again:
-                    left_s = deadline - time.monotonic()
-                    if events or left_s <= 0:
-                        break
-                    socket.poll(int(left_s * 1000) or 1)
-                    continue
-                if len(frames) > _MAX_FRAMES:
-                    self._counters["malformed"] += 1
-                    if time.monotonic() >= deadline:
-                        break
-                    continue
-                if numbering is not None:
-                    self._count(numbering(frames))
-                self._position += 1
-                data = frames[-1]
+                frame = receive(flags, copy=False)  # it knows itself whether it is the last one
+                data, headers = frame.bytes, _NO_HEADERS
+                if frame.more or knows_frames:
+                    frames = _rest(socket, frame)
+                    if len(frames) > _MAX_FRAMES:
+                        self._counters["malformed"] += 1
+                        if time.monotonic() >= deadline:
+                            break
+                        continue
+                    data, headers = frames[-1], self._headers_of(frames)
+                    self._count(frames)
+                position += 1
                 n_bytes += len(data)
-                headers = self._headers_of(frames) if is_sub else _NO_HEADERS
-                events.append(Event(address, self._position, data, None, None, headers))
+                events.append(Event(address, position, data, None, None, headers))
+                if not flags:
+                    flags = zmq.DONTWAIT
+                    if not int(socket.get(zmq.EVENTS)) & _READABLE:  # an error would cost more
+                        break
+        except zmq.Again:
+            pass  # nothing more has come
         except zmq.ZMQError as error:
             if not events:
-                raise NotConnected(f"{self._address}: {error}") from error
-        return Batch(events, {self._address: self._position})
+                raise NotConnected(f"{address}: {error}") from error
+        self._position = position
+        return Batch(events, {address: position})
 
     def _headers_of(self, frames: list[bytes]) -> Mapping[str, str]:
         """The topic of a broadcast: its first frame, unless that is the payload or the number."""
+        if not self._is_sub:
+            return _NO_HEADERS
         n_others = 1 + (self._numbering is _frame_number)
         if len(frames) <= n_others:
             return _NO_HEADERS
         return {"topic": frames[0].decode("utf-8", "replace")}
 
-    def _count(self, number: int | None) -> None:
+    def _count(self, frames: list[bytes]) -> None:
         """Compare a message's number with the one expected next."""
-        expected = self._expected
+        if self._numbering is None:
+            return
+        number, expected = self._numbering(frames), self._expected
         if number is None:
             self._counters["unnumbered"] += 1
             return
@@ -256,7 +265,8 @@ class ZeromqSink(Sink):
             except zmq.ZMQError as error:
                 raise NotConnected(f"{self._address}: {error}") from error
             else:
-                self._set_dropping(False)
+                if self._is_dropping:
+                    self._set_dropping(False)
 
     def _set_dropping(self, is_dropping: bool) -> None:
         if is_dropping != self._is_dropping:
@@ -286,6 +296,7 @@ class _Connection:
     """A socket in a context of its own, so that closing one connector never waits for another."""
 
     def __init__(self, kind: zmq.SocketType) -> None:
+        self._waits_s = -1.0  # unknown
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.socket = self.context.socket(kind)
         self.socket.set(zmq.LINGER, 0)
@@ -314,17 +325,22 @@ class _Connection:
             verb = "bind" if bind else "connect"
             raise SettingError(f"address: cannot {verb} to {address}: {error}; {remedy}") from error
 
+    def wait_at_most(self, seconds: float) -> None:
+        """So long does the socket wait for a message, where it may."""
+        if seconds != self._waits_s:
+            self._waits_s = seconds
+            self.socket.set(zmq.RCVTIMEO, max(1, int(seconds * 1000)))
+
     def close(self, linger_s: float) -> None:
         self.socket.close(linger=int(linger_s * 1000))
         self.context.term()  # waits for what lingers
 
 
-def _receive(socket: zmq.Socket[bytes]) -> list[bytes]:
-    """The frames of one message, of which at most `_MAX_FRAMES` + 1 are kept; zmq.Again if none."""
-    frame = socket.recv(zmq.NOBLOCK, copy=False)  # it knows itself whether it is the last one
+def _rest(socket: zmq.Socket[bytes], frame: zmq.Frame) -> list[bytes]:
+    """The frames of the message that begins so, of which at most `_MAX_FRAMES` + 1 are kept."""
     frames = [frame.bytes]
     while frame.more:
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        frame = socket.recv(zmq.DONTWAIT, copy=False)
         if len(frames) <= _MAX_FRAMES:
             frames.append(frame.bytes)
     return frames

@@ -13,7 +13,38 @@ MAX_BYTES = 64 * 1024 * 1024
 _SHOWN_BYTES = 48
 
 
-class JsonCodec:
+class _Checked:
+    """Calls a decoder, with everything that hostile bytes can make it raise as a DecodeError.
+
+    Args:
+        read: bytes -> record.
+        max_bytes: of an event.
+        expected: in words.
+    """
+
+    def __init__(self, read: Callable[[bytes], Record], max_bytes: int, expected: str) -> None:
+        if max_bytes < 1:
+            raise SettingError(f"max_bytes: must be at least 1, got {max_bytes}")
+        self._read = read
+        self._max_bytes = max_bytes
+        self._expected = expected
+
+    def decode(self, data: bytes) -> Record:
+        expected = self._expected
+        if len(data) > self._max_bytes:
+            most = f"at most {self._max_bytes} bytes"
+            raise DecodeError(f"expected {expected} of {most}, got {_shown(data)}")
+        try:
+            return self._read(data)
+        except RecursionError:
+            raise DecodeError(f"{expected} nested too deeply: {_shown(data)}") from None
+        # UnicodeDecodeError and integers with thousands of digits are plain ValueErrors.
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            reason = str(error)[:200]
+            raise DecodeError(f"expected {expected}, got {_shown(data)}: {reason}") from None
+
+
+class JsonCodec(_Checked):
     """One JSON object per event (RFC 8259).
 
     NaN and Infinity literals, numbers beyond a double, text that is not UTF-8 and anything behind
@@ -21,15 +52,11 @@ class JsonCodec:
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        _require_positive(max_bytes)
-        self._max_bytes = max_bytes
-        self._decode = msgspec.json.Decoder(dict[str, Any]).decode
-
-    def decode(self, data: bytes) -> Record:
-        return _decode(self._decode, data, self._max_bytes, "a JSON object")
+        read = msgspec.json.Decoder(dict[str, Any]).decode
+        super().__init__(read, max_bytes, "a JSON object")
 
 
-class MsgpackCodec:
+class MsgpackCodec(_Checked):
     """One MessagePack map with string keys per event.
 
     Unlike JSON it can carry NaN and infinity, which pass: values are judged with the features.
@@ -37,23 +64,15 @@ class MsgpackCodec:
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        _require_positive(max_bytes)
-        self._max_bytes = max_bytes
-        self._decode = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_refuse_extension).decode
-
-    def decode(self, data: bytes) -> Record:
-        return _decode(self._decode, data, self._max_bytes, "a MessagePack map")
+        read = msgspec.msgpack.Decoder(dict[str, Any], ext_hook=_refuse_extension).decode
+        super().__init__(read, max_bytes, "a MessagePack map")
 
 
-class TextCodec:
+class TextCodec(_Checked):
     """UTF-8 text per event, as the record `{"text": ...}`."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        _require_positive(max_bytes)
-        self._max_bytes = max_bytes
-
-    def decode(self, data: bytes) -> Record:
-        return _decode(_text_record, data, self._max_bytes, "UTF-8 text")
+        super().__init__(_text_record, max_bytes, "UTF-8 text")
 
 
 CODECS: dict[str, Callable[[int], Codec]] = {
@@ -74,22 +93,6 @@ def codec_by_name(name: str, max_bytes: int = MAX_BYTES) -> Codec:
     return CODECS[name](max_bytes)
 
 
-def _decode(
-    decode: Callable[[bytes], Record], data: bytes, max_bytes: int, expected: str
-) -> Record:
-    """Call `decode`, with everything that hostile bytes can make it raise as a DecodeError."""
-    if len(data) > max_bytes:
-        raise DecodeError(f"expected {expected} of at most {max_bytes} bytes, got {_shown(data)}")
-    try:
-        return decode(data)
-    except RecursionError:
-        raise DecodeError(f"{expected} nested too deeply: {_shown(data)}") from None
-    # UnicodeDecodeError and integers with thousands of digits are plain ValueErrors.
-    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
-        reason = str(error)[:200]
-        raise DecodeError(f"expected {expected}, got {_shown(data)}: {reason}") from None
-
-
 def _shown(data: bytes) -> str:
     """The length and the beginning; an error message must not carry megabytes."""
     more = "..." if len(data) > _SHOWN_BYTES else ""
@@ -102,8 +105,3 @@ def _text_record(data: bytes) -> Record:
 
 def _refuse_extension(code: int, data: memoryview) -> object:
     raise ValueError(f"extension type {code} is not supported")
-
-
-def _require_positive(max_bytes: int) -> None:
-    if max_bytes < 1:
-        raise SettingError(f"max_bytes: must be at least 1, got {max_bytes}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,24 @@ def at(array: Array | None) -> int | None:
         return None
     # `array.ctypes` takes three times as long
     return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+
+
+def rows(values: Sequence[Sequence[float]], width: int) -> Array | None:
+    """(T, width) of them; None: not all are as wide."""
+    if set(map(len, values)) != {width}:
+        return None
+    flat = np.fromiter(chain.from_iterable(values), np.float64, len(values) * width)
+    return flat.reshape(-1, width)
+
+
+def filled(values: Sequence[Sequence[float] | None], width: int) -> tuple[Array | None, Array]:
+    """`rows` with zeros where there is none, and which of them there are."""
+    given = [value for value in values if value is not None]
+    if len(given) == len(values):
+        return rows(given, width), np.ones(len(values), dtype=np.bool_)
+    nothing = (0.0,) * width
+    there_T = np.array([value is not None for value in values], dtype=np.bool_)
+    return rows([nothing if value is None else value for value in values], width), there_T
 
 
 def places(keys: Sequence[K]) -> tuple[Array | None, list[K]]:

@@ -123,7 +123,7 @@ class Governor:
     def calm_ticks(self) -> int:
         """Coming ticks up to the first after which it may read or move though all are sound."""
         after = LONGEST
-        if any(limit is not None for limit in self._limits.values()):
+        if list(self._limits.values()).count(None) < len(self._limits):
             after = self.every - self._tick % self.every
         wait = self.cooldown * self._patience // 2 if self.level else 64 * self.cooldown
         if self.level or self._patience > 1:

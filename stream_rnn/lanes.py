@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 from stream_rnn.features.saved import count
@@ -58,6 +59,14 @@ class Lanes:
                 f"the event's key has {len(event.key)} characters, at most {MAX_CHARS} are allowed",
             )
         return event.key or None  # "" and None are one stream: they must not share a tick
+
+    def keys_of(self, events: Sequence[Event], records: Sequence[Record]) -> list[str | None]:
+        """`key_of` each; raises BadEvent of the first without one."""
+        if self.key is None:
+            keys: list[str | None] = list(map(attrgetter("key"), events))
+            if keys.count(None) == len(keys):
+                return keys
+        return list(map(self.key_of, events, records))
 
     def ends(self, record: Record) -> bool:
         """Whether the event ends its episode; raises BadEvent if the field is no boolean."""

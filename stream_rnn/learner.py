@@ -107,8 +107,8 @@ class Learner:
 
     @property
     def takes_runs(self) -> bool:
-        """Whether ticks are had cheaper by the dozen now."""
-        plan = self._plan_now()
+        """Whether ticks are had cheaper by the dozen, as far as the newest one tells."""
+        plan = self._plan or self._recorded or self._plan_now()
         return plan is not None and plan.takes_runs
 
     def run(self, block: Block, start: int = 0, end: int | None = None) -> Outcomes:

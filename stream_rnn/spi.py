@@ -69,8 +69,7 @@ class Event(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Events in order, and the complete position to resume from once ALL of them are applied.
 
     `resume` names every partition that still matters; those it leaves out are forgotten.

@@ -92,7 +92,7 @@ class Limits:
     """
 
     event_bytes: int = 16 << 20
-    poll_events: int = 256
+    poll_events: int = 512
     gone_s: float = 3600.0
     unsaved_s: float = 300.0
     breaker_events: int | bool = 1000

@@ -52,12 +52,13 @@ def arm(setting: str) -> None:
     _faults.update(_armed(setting))
 
 
-def fault(stage: str) -> None:
+def fault(stage: str, passages: int = 1) -> None:
     """Test seam: `STREAM_RNN_FAULT=stage:n` kills -9 this process at the n-th passage of a stage.
 
     Without the variable at import it is one dict lookup.
     """
     if stage in _faults:
-        _faults[stage] -= 1
-        if _faults[stage] == 0:
+        left = _faults[stage]
+        _faults[stage] -= passages
+        if 0 < left <= passages:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -26,6 +26,7 @@ class Item(msgspec.Struct, eq=False):
         prediction: as it is published.
         scored: what fell due.
         rejected: the learner took its step back.
+        replayed: it was possibly emitted before.
         step: ticks learned when its last one was.
     """
 
@@ -40,6 +41,7 @@ class Item(msgspec.Struct, eq=False):
     prediction: Any = None
     scored: tuple[Scored, ...] = ()
     rejected: bool = False
+    replayed: bool = False
     step: int = 0
 
 

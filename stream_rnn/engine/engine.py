@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +26,7 @@ from stream_rnn.engine.frames import Frames, Tick, moved, payment_of, ticks_of
 from stream_rnn.engine.laid import Laid, Stretch, Turn
 from stream_rnn.engine.lines import Lines
 from stream_rnn.engine.pending import Scored
-from stream_rnn.engine.run import MOST_NUMBERS, Waiting
+from stream_rnn.engine.run import MOST_NUMBERS, Run, Waiting
 from stream_rnn.engine.scoring import Scoring
 from stream_rnn.features.saved import count
 from stream_rnn.features.values import BadEvent
@@ -149,7 +150,7 @@ class Engine:
     @property
     def at_boundary(self) -> bool:
         """Whether no event waits: a snapshot taken now is exactly `positions`."""
-        return not self._open and not self._waiting.events
+        return not self._waiting.events and not self._open.positions
 
     @property
     def fed(self) -> int:
@@ -177,27 +178,41 @@ class Engine:
         """
         is_lone = len(events) == 1 and not self._waiting.events
         begins = not is_lone and self._waiting.begins()  # a run of one is begun at no cost
-        n = self._together(len(events) - at) if begins and self._open.size == 1 else 1
-        if n < MANY:
+        first = self.fed + 1
+        n = self._together(first, len(events) - at) if self._open.size == 1 else 0
+        if not n:
             self._feed(events[at], begins)
             return at + 1
         start = perf_counter()
-        items = self._decoded_together(events[at : at + n])
+        events = events[at : at + n]
+        self.attempts.decoding(first, events[0], n)
+        items = self._read_together(events)
+        if begins:
+            self.attempts.decoded()
         self.counts.seconds["decode"] += perf_counter() - start
-        positions = {item.event.partition: item.event.position for item in items}
-        self._wait(self._waiting.add([[item] for item in items], positions) or items[-1].ends)
+        positions = {event.partition: event.position for event in events[: len(items)]}
+        is_complete = self._waiting.add(items, [1] * len(items), positions)
+        self._wait(is_complete or items[-1].ends)
         return at + len(items)
 
-    def _together(self, n: int) -> int:
-        """How many of the next n events may be decoded at once and wait for one run."""
+    def _together(self, first: int, n: int) -> int:
+        """How many of n events, from ordinal `first` on, may be decoded and wait together.
+
+        None: the first one must be looked at by itself.
+        """
         n = min(n, self._waiting.room)
         if self.stops_every is not None:
-            n = min(n, self.stops_every - self.fed % self.stops_every)
-        return self.attempts.together(self.fed + 1, n)
+            n = min(n, self.stops_every - (first - 1) % self.stops_every)
+        return self.attempts.together(first, n)
 
-    def _decoded_together(self, events: Sequence[Event]) -> list[Item]:
+    def _read_together(self, events: Sequence[Event]) -> list[Item]:
         """Up to the last of an episode, whose lane starts anew behind it."""
-        self.attempts.decoding(self.fed + 1, events[0], len(events))
+        if self.lanes.end is None:
+            try:
+                records = list(map(self.codec.decode, map(attrgetter("data"), events)))
+                return list(map(Item, events, records, self.lanes.keys_of(events, records)))
+            except (DecodeError, BadEvent):
+                pass  # which of them it is comes out below
         items: list[Item] = []
         for event in events:
             item = Item(event)
@@ -205,7 +220,6 @@ class Engine:
             self._read(item)
             if item.ends:
                 break
-        self.attempts.decoded()
         return items
 
     def feed(self, event: Event) -> None:
@@ -307,7 +321,7 @@ class Engine:
             positions = dict(self._open.positions)
             block = self._open.take()
             is_over = any(item.ends for item in block)
-            at_once |= self._waiting.add([block], positions) or is_over
+            at_once |= self._waiting.add(block, [len(block)], positions) or is_over
         self._wait(at_once)
 
     def _wait(self, at_once: bool) -> None:
@@ -321,32 +335,33 @@ class Engine:
         n = self._waiting.events
         if not n:
             return
-        blocks = self._waiting.take()
-        first = self.ordinal + 1
-        self.attempts.learning(first, n, blocks[0][0].event)
+        run, first = self._waiting.take(), self.ordinal + 1
+        self.attempts.learning(first, n, run.items[0].event)
         self.ordinal += n
-        self._lay_out(blocks)
+        self._lay_out(run)
         self._learn_laid()
-        self._end_episodes(blocks[-1])  # an earlier one would have ended the run
+        if self.lanes.end is not None:
+            self._end_episodes(run.last)  # an earlier one would have ended the run
         start = perf_counter()
-        for block in blocks:
-            if len(block) > 1:  # they share the newest step of theirs
+        if self._open.size > 1:
+            for block in run.blocks():  # its events share the newest step of theirs
                 step = max(item.step for item in block)
                 for item in block:
                     item.step = step
-        self.on_events(self._finish(first, [item for block in blocks for item in block]))
+        self.positions.update(run.positions)
+        self.on_events(self._finish(first, run.items))
         self.attempts.done(self.ordinal)
         self.counts.seconds["emit"] += perf_counter() - start
 
     # One run --------------------------------------------------------------------------------------
 
-    def _lay_out(self, blocks: Sequence[list[Item]]) -> None:
+    def _lay_out(self, run: Run) -> None:
         """Give each event its rows in the coming ticks, in order."""
         start, stepped = perf_counter(), self.counts.seconds["step"]
-        if self._open.size == 1 and len(blocks) >= MANY:
-            self._lay_out_events([block[0] for block in blocks])
+        if self._open.size == 1 and len(run.items) >= MANY:
+            self._lay_out_events(run.items)
         else:
-            for block in blocks:
+            for block in run.blocks():
                 self._lay_out_block(block)
         stepped -= self.counts.seconds["step"]
         self.counts.seconds["features"] += perf_counter() - start + stepped
@@ -378,7 +393,7 @@ class Engine:
         if done:
             for item, lane in zip(done, lanes, strict=False):
                 item.lane = lane
-            self._put(Stretch(done, steps))
+            self._put(Stretch(done, lanes[: len(done)], steps))
         return len(done)
 
     def _lay_out_block(self, block: Sequence[Item]) -> None:
@@ -402,7 +417,7 @@ class Engine:
         laid.fill(self._frames, self._n_laid)
         self._laid.append(laid)
         self._n_laid += laid.ticks
-        self._laid_lanes.update([item.lane for item in laid.items])
+        self._laid_lanes.update(laid.lanes)
 
     def _prepare(self, item: Item, record: Record) -> None:
         if self.lanes.find(item.key) is None:
@@ -481,19 +496,20 @@ class Engine:
         self._n_laid = 0
         self._frames.clear()
 
-    def _note(self, items: Sequence[Item], scored: Sequence[Scored]) -> None:
+    def _note(self, items: Sequence[Item], settled: Sequence[Scored | None]) -> None:
+        scored: list[Scored] = list(filter(None, settled))
         self.counts.scored += len(scored)
         self.newest_scored.extend(scored[-NEWEST:])
         if self.drift is not None:
-            for each in scored:
-                self.drift.update(each.loss)
+            self.drift.update_many(list(map(attrgetter("loss"), scored)))
         if self.on_score is not None:
-            for item, each in zip(items, scored, strict=True):
-                stream = self.lanes.stream_of(item.key)
-                self.on_score(each.prediction, each.target, each.loss, stream)
+            for item, one in zip(items, settled, strict=True):
+                if one is not None:
+                    stream = self.lanes.stream_of(item.key)
+                    self.on_score(one.prediction, one.target, one.loss, stream)
 
     def _finish(self, first: int, items: Sequence[Item]) -> list[str | None]:
-        """Predictions, dead letters and positions, in the order of the events.
+        """Predictions and dead letters, in the order of the events.
 
         Args:
             first: ordinal.
@@ -502,22 +518,24 @@ class Engine:
         Returns:
             Of each the stage that refused it, or None.
         """
-        counts, line_of, outputs = self.counts, self._lines.prediction, self.outputs
-        refused: list[str | None] = []
-        for ordinal, item in enumerate(items, first):
-            event = item.event
-            self.positions[event.partition] = event.position
-            if item.lane == NOWHERE or item.rejected:
-                refused.append(self._refuse(item))
-                continue
-            is_replayed = ordinal <= self.replayed_until
-            counts.replayed += is_replayed
-            counts.unsound_in_a_row = 0
-            outputs.append(line_of(item, replayed=is_replayed))
-            refused.append(None)
-        n_used = refused.count(None)
-        counts.applied += n_used
-        counts.predictions += n_used
+        counts = self.counts
+        for item in items[: max(0, self.replayed_until + 1 - first)]:
+            item.replayed = True
+        refused = [
+            self._refuse(item) if item.lane == NOWHERE or item.rejected else None for item in items
+        ]
+        used = items
+        if refused.count(None) < len(items):
+            used = [item for item, stage in zip(items, refused, strict=True) if stage is None]
+        self.outputs += self._lines.predictions(used)
+        counts.applied += len(used)
+        counts.predictions += len(used)
+        counts.replayed += list(map(attrgetter("replayed"), used)).count(True)
+        for stage in refused:
+            if stage is None:
+                counts.unsound_in_a_row = 0
+            elif stage == "learn":
+                counts.unsound_in_a_row += 1
         return refused
 
     def _refuse(self, item: Item) -> str:
@@ -525,7 +543,6 @@ class Engine:
         if item.rejected:
             reason = "the step came out non-finite or absurd; nothing was learned from it"
             item.letter = self._lines.letter(item.event, "learn", "unsound", reason)
-            self.counts.unsound_in_a_row += 1
         assert item.letter is not None
         self.letters.append(item.letter)
         stage: str = item.letter["stage"]

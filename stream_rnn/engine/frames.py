@@ -95,17 +95,18 @@ class Frames:
     def put_many(self, t: int, lanes: Sequence[int], steps: Steps) -> None:
         """An event in each tick from `t` on, of the lane given for it."""
         self._used = max(self._used, t + len(lanes))
-        ticks = np.arange(t, t + len(lanes))
-        self._x_TBI[ticks, lanes] = steps.x_TI
-        self._live_TB[ticks, lanes] = True
+        places = np.arange(t, t + len(lanes)), np.asarray(lanes)
+        self._x_TBI[places] = steps.x_TI
+        self._live_TB[places] = True
         taught_T = steps.taught_T
-        self._scored_TB[ticks, lanes] = taught_T
+        self._scored_TB[places] = taught_T
         if taught_T.all():
-            self._y_TBQ[ticks, lanes] = steps.y_TQ
+            self._y_TBQ[places] = steps.y_TQ
         elif taught_T.any():
-            self._y_TBQ[ticks[taught_T], np.asarray(lanes)[taught_T]] = steps.y_TQ[taught_T]
+            ticks, lanes_T = places
+            self._y_TBQ[ticks[taught_T], lanes_T[taught_T]] = steps.y_TQ[taught_T]
         if self._weight_TB is not None:
-            self._weight_TB[ticks, lanes] = 1.0 if steps.weight_T is None else steps.weight_T
+            self._weight_TB[places] = 1.0 if steps.weight_T is None else steps.weight_T
 
     def put_zeros(self, lane: int) -> None:
         """Made-up events in every tick, of which something can be learned."""
@@ -175,8 +176,8 @@ def payment_of(outcome: Outcome, seconds: float) -> Tick:
 def ticks_of(told: OnHost, seconds: float) -> tuple[Tick, ...]:
     """The outcomes of a run that took `seconds` in all: the calm ticks together, then the last."""
     n, updated_T = len(told.learned_TB), told.updated_T
-    learned = int(np.count_nonzero(told.learned_TB[-1]))
-    restarted = int(np.count_nonzero(told.restarted_TB[-1]))
+    learned = len(told.learned_TB[-1].nonzero()[0])
+    restarted = len(told.restarted_TB[-1].nonzero()[0])
     refused = updated_T is not None and learned > 0 and not restarted and not updated_T[-1]
     last = Tick(seconds / n, learned, restarted, refused, updated_T is None)
     if n == 1:

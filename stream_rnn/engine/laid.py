@@ -18,6 +18,11 @@ class Turn:
     items: Sequence[Item]
     ticks: int = field(default=1, init=False)
 
+    @property
+    def lanes(self) -> Sequence[int]:
+        """Of each event."""
+        return [item.lane for item in self.items]
+
     def fill(self, frames: Frames, t: int) -> None:
         """Its row, in tick `t`."""
         for item in self.items:
@@ -30,6 +35,7 @@ class Stretch:
     """Events one after another, with a tick each."""
 
     items: Sequence[Item]
+    lanes: Sequence[int]
     steps: Steps
 
     @property
@@ -39,7 +45,7 @@ class Stretch:
 
     def fill(self, frames: Frames, t: int) -> None:
         """Their rows, from tick `t` on."""
-        frames.put_many(t, [item.lane for item in self.items], self.steps)
+        frames.put_many(t, self.lanes, self.steps)
 
 
 Laid = Turn | Stretch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stream_rnn.engine.block import Item
@@ -36,36 +36,36 @@ class Lines:
         source = f"{self._source}/" if self._source else ""
         return [f"{source}{event.partition}:{event.position}" for event in events]
 
-    def prediction(self, item: Item, *, replayed: bool) -> Record:
-        """The prediction made at an event, and those that it settled: the last one, the mean loss.
-
-        Args:
-            item: the event, learned.
-            replayed: whether it was possibly emitted before.
-        """
-        settled: dict[str, Any] | None = None
-        scored = item.scored
-        if scored:
-            newest = scored[-1]
-            settled = {
-                "id": newest.id,
-                "target": self._task.publish_target(newest.target),
-                "loss": newest.loss,
-            }
-            if len(scored) > 1:
-                settled["loss"] = sum(each.loss for each in scored) / len(scored)
-                settled["n"] = len(scored)
-        event = item.event
-        return {
-            "id": item.id,
-            "key": item.key,
-            "partition": event.partition,
-            "position": event.position,
-            "prediction": item.prediction,
-            "step": item.step,
-            "replayed": replayed,
-            "scored": settled,
-        }
+    def predictions(self, items: Sequence[Item]) -> list[Record]:
+        """The prediction made at each event, and those that it settled: the last, the mean loss."""
+        settled_targets = [item.scored[-1].target for item in items if item.scored]
+        targets = iter(self._task.publish_targets(settled_targets))
+        lines: list[Record] = []
+        for item in items:
+            settled: dict[str, Any] | None = None
+            event, scored = item.event, item.scored
+            if scored:
+                settled = {
+                    "id": scored[-1].id,
+                    "target": next(targets),
+                    "loss": scored[-1].loss,
+                }
+                if len(scored) > 1:
+                    settled["loss"] = sum(each.loss for each in scored) / len(scored)
+                    settled["n"] = len(scored)
+            lines.append(
+                {
+                    "id": item.id,
+                    "key": item.key,
+                    "partition": event.partition,
+                    "position": event.position,
+                    "prediction": item.prediction,
+                    "step": item.step,
+                    "replayed": item.replayed,
+                    "scored": settled,
+                }
+            )
+        return lines
 
     def letter(self, event: Event, stage: str, issue: str, reason: str) -> Record:
         """Why the event was not used, with what is needed to tell which it was."""

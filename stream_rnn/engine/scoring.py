@@ -23,15 +23,15 @@ class Scoring:
     Args:
         task: turns outputs into predictions and scores them.
         lines: names predictions.
-        on_scored: told of the predictions that fell due and had a target, in order, and of the
-            event that settled each.
+        on_scored: told of events, in order, and of the prediction that each settled: None where
+            none fell due, or it had no target.
     """
 
     def __init__(
         self,
         task: Task,
         lines: Lines,
-        on_scored: Callable[[Sequence[Item], Sequence[Scored]], None],
+        on_scored: Callable[[Sequence[Item], Sequence[Scored | None]], None],
     ) -> None:
         self._task = task
         self._lines = lines
@@ -84,10 +84,10 @@ class Scoring:
     def _stretch(
         self, stretch: Stretch, part: range, step: int, predictions_TBP: Array, rejected_TB: Array
     ) -> None:
-        items, T = stretch.items[part.start : part.stop], np.arange(len(part))
-        lanes = [item.lane for item in items]
-        outputs_TP = predictions_TBP[T, lanes]
-        rejected_T = rejected_TB[T, lanes]
+        items, lanes = stretch.items[part.start : part.stop], stretch.lanes[part.start : part.stop]
+        places = np.arange(len(part)), np.asarray(lanes)
+        outputs_TP = predictions_TBP[places]
+        rejected_T = rejected_TB[places]
         if rejected_T.any():
             for k, item in enumerate(items):
                 its = stretch.steps.step(part[k])
@@ -96,19 +96,14 @@ class Scoring:
         steps = stretch.steps.part(part.start, part.stop)
         natural = self._task.natural_many(outputs_TP, steps)
         names = self._lines.ids_of([item.event for item in items])
-        all_scored = self._pending.settle_many(lanes, names, natural, steps.targets)
+        settled = self._pending.settle_many(lanes, names, natural, steps.targets)
         published = self._task.publish_many(natural, steps)
-        for item, item.id, item.prediction, scored in zip(
-            items, names, published, all_scored, strict=True
+        for item, item.id, item.prediction, item.step, scored in zip(
+            items, names, published, range(step + 1, step + 1 + len(part)), settled, strict=True
         ):
-            step += 1
-            item.step = step
             if scored is not None:
                 item.scored = (scored,)
-        self._on_scored(
-            [item for item in items if item.scored],
-            [scored for scored in all_scored if scored is not None],
-        )
+        self._on_scored(items, settled)
 
     def _one(
         self, item: Item, i: int, its: Step, step: int, outputs: list[float], is_rejected: bool

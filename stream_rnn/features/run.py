@@ -150,9 +150,10 @@ class FeatureRun:
             for i in np.flatnonzero(self._count).tolist()
         ]
         F, C = len(features.numeric), len(features.vocabularies)
-        if not all(map(features.expected.issuperset, self.records[:n])):
-            extra = [t for t, r in enumerate(self.records[:n]) if not r.keys() <= features.expected]
-            found.append((extra[0] * self._places + F + C, "extra", len(extra)))
+        usual = list(map(features.expected.issuperset, self.records[:n]))
+        if not all(usual):
+            place = usual.index(False) * self._places + F + C
+            found.append((place, "extra", usual.count(False)))
         column = F
         for c, (name, chosen) in enumerate(self._chosen.items()):
             found += self._one_hot(name, chosen[:n], x_TI, column, c)

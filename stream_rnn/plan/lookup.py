@@ -72,8 +72,10 @@ def execution(parts: Parts) -> tuple[str, str]:
 
 def is_watched(recurrence: Recurrence) -> bool:
     """Whether the tick's linearization is wanted for the live fidelity; no plan gives any."""
-    probes = (layer.fidelity for layer in dense_layers(recurrence))
-    return any(probe is not None and probe.records_next for probe in probes)
+    for layer in dense_layers(recurrence):
+        if layer.fidelity is not None and layer.fidelity.records_next:
+            return True
+    return False
 
 
 def _is_observed(rule: Credit | None, parameter: Tensor) -> bool:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 14
 """Outcomes of several ticks are allocated together, about this much at once."""
+MOST_ROWS = 256
+"""Of single ticks, for each of which `row` makes tensors; of longer runs as many as four have."""
 
 
 class Ticked(NamedTuple):
@@ -40,7 +42,8 @@ class Room:
     """
 
     def __init__(self, n_lanes: int, n_outputs: int, n_ticks: int = 1) -> None:
-        n = max(n_ticks, min(256, BLOCK_BYTES // (n_lanes * (4 * n_outputs + 7))))
+        row_bytes = n_lanes * (4 * n_outputs + 7)
+        n = max(n_ticks, min(max(MOST_ROWS, 4 * n_ticks), BLOCK_BYTES // row_bytes))
         self.size = n
         self.used = 0
         self._sizes = n_lanes, n_outputs

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from operator import lt
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter, lt
 
 from stream_rnn.engine.engine import Engine
 from stream_rnn.runtime.intake import Shed
 from stream_rnn.spi import Event
+
+_partition, _position = attrgetter("partition"), attrgetter("position")
 
 
 def fill_of(n_events: int, wanted: int) -> str:
@@ -22,8 +24,14 @@ def not_after(position: int | str, last: int | str) -> bool:
     return position <= last  # type: ignore[operator]
 
 
-def stretches(items: Sequence[Event | Shed]) -> Iterator[list[Event] | Shed]:
+def stretches(items: Sequence[Event | Shed]) -> Iterable[Sequence[Event] | Shed]:
     """Events in a row, and what was given up between them."""
+    if Shed in set(map(type, items)):
+        return _stretches(items)
+    return [items] if items else []  # type: ignore[list-item]  # as nearly always
+
+
+def _stretches(items: Sequence[Event | Shed]) -> Iterator[Sequence[Event] | Shed]:
     events: list[Event] = []
     for item in items:
         if isinstance(item, Shed):
@@ -41,11 +49,10 @@ def newer(events: Sequence[Event], last_of: Callable[[str], int | str | None]) -
     """Those behind `last_of` their partition, and behind all before them here."""
     first = events[0]
     last = last_of(first.partition)
-    positions = [event.position for event in events]
-    types = set(map(type, positions))
+    positions = list(map(_position, events))
     is_usual = (
-        len(types) == 1
-        and all(event.partition == first.partition for event in events)
+        len(set(map(_partition, events))) == 1
+        and len(set(map(type, positions))) == 1
         and all(map(lt, positions, positions[1:]))
         and (last is None or not not_after(first.position, last))
     )

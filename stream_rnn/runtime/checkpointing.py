@@ -230,18 +230,15 @@ class Checkpointing:
             return False
         return self._engine.ordinal // every > self._saved_ordinal // every
 
-    def due_by_time(self) -> bool:
-        """Whether one is due by the clock: asked between two polls."""
+    def due_between_polls(self) -> bool:
+        """Likewise, or by the clock, or because the source waits for an acknowledgment."""
+        if self._writer is None or not self._engine.at_boundary:
+            return False
+        if self._n_unsaved() <= 0:
+            return self.due()
         every_s = self.schedule.every_s
-        if self._writer is None or every_s is None or not self._engine.at_boundary:
-            return False
-        return self._n_unsaved() > 0 and self._clock() - self._saved_at >= every_s
-
-    def due_by_wish(self) -> bool:
-        """Whether the source waits for an acknowledgment: asked between two polls."""
-        if self._writer is None or not self._engine.at_boundary or self._in_flight:
-            return False
-        return self._n_unsaved() > 0 and self._source.wants_snapshot()
+        is_late = every_s is not None and self._clock() - self._saved_at >= every_s
+        return is_late or self.due() or (not self._in_flight and self._source.wants_snapshot())
 
     def take(self) -> bool:
         """Copy the state and hand it to the writer; False while another one is being written."""

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from stream_rnn.overload import SHEDDING, Overload
 from stream_rnn.spi import EndOfStream, Event, Lag, NotConnected, Position, Source
 
@@ -34,8 +36,7 @@ class Shed:
         self.positions[event.partition] = event.position
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """What the engine gets at once: events and gaps in order, and where to resume after them.
 
     Attributes:

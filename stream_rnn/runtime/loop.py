@@ -35,7 +35,7 @@ from stream_rnn.runtime.watch import Watch
 from stream_rnn.spi import EndOfStream, Event, Guarantee, NotConnected, Sink, Source
 
 POLL_S = 0.2
-RUN = 256  # blocks that are learned together, at most; the clock makes it fewer where they are slow
+RUN = 512  # blocks that are learned together, at most; the clock makes it fewer where they are slow
 DRAIN_S = 5.0  # for what waits in the queues of a source that cannot rewind
 
 
@@ -81,7 +81,7 @@ class Runtime:
         identity: Identity,
         metrics: Metrics,
         console: Console,
-        poll_events: int = 256,
+        poll_events: int = 512,
         gone_s: float = 3600.0,
         unsaved_s: float = 300.0,
         overload: Overload | None = None,
@@ -206,11 +206,11 @@ class Runtime:
             self._housekeeping(snapshots=snapshots)
 
     def _loop(self, max_events: int | None) -> None:
-        engine = self.engine
+        engine, control = self.engine, self.control
         last = math.inf if max_events is None else engine.fed + max_events
         drained_at = math.inf
-        while not self.stopping and engine.fed < last:
-            if self.draining:
+        while not self.stopping and (left := last - engine.fed) > 0:
+            if control.draining:
                 # a source that rewinds brings the rest again; of another one it would be lost
                 drained_at = min(drained_at, self.clock() + DRAIN_S)
                 waits = self.connection.connected and self._drains and not self.pause.reasons
@@ -220,9 +220,9 @@ class Runtime:
                 self._rest()
                 continue
             start, stage = time.perf_counter(), "wait"
-            wanted = int(min(self.poll_events, last - engine.fed))
+            wanted = int(min(self.poll_events, left))
             try:
-                taken = self.intake.poll(wanted, 0.0 if self.draining else POLL_S)
+                taken = self.intake.poll(wanted, 0.0 if control.draining else POLL_S)
                 fill = fill_of(taken.received, wanted)
                 stage = "receive" if fill == "full" else "wait"  # the others found it drained
             except NotConnected as error:
@@ -241,12 +241,12 @@ class Runtime:
             self.metrics.polls[fill] += 1
             self._take(taken)
             self._housekeeping()
-            if self.draining and not taken.items:
+            if control.draining and not taken.items:
                 break
         if self._rewinds():
             engine.drop_open_block()
         else:
-            if (self.stopping or self.draining) and engine.fed < last:
+            if (self.stopping or control.draining) and engine.fed < last:
                 self._take(self.intake.rest())
             engine.close_block()
             self.outputs.write()
@@ -305,7 +305,7 @@ class Runtime:
         for timestamp in timestamps:
             self.metrics.end_to_end_seconds.observe(time.time() - timestamp)
         timestamps.clear()
-        if self.checkpointing.due() or self._move_is_unsaved():
+        if self.checkpointing.due() or (self.moves.is_unsaved and self._may_snapshot()):
             self._snapshot()
 
     def _why_refused(self) -> str:
@@ -314,19 +314,17 @@ class Runtime:
 
     def _on_tick(self, tick: Tick) -> None:
         """After each tick, before the next one: the only place where the ladder moves."""
-        for _ in range(tick.n):
-            fault("in_tick")
+        fault("in_tick", tick.n)
         self.watch.on_tick(tick)
         self.moves.on_tick(tick)
 
-    def _move_is_unsaved(self) -> bool:
-        """Whether the ladder moved since the newest snapshot, and one may be taken now."""
-        return self.moves.is_unsaved and self.checkpointing.keeps and self.engine.at_boundary
+    def _may_snapshot(self) -> bool:
+        """Whether snapshots are kept, and no block is open."""
+        return self.checkpointing.keeps and self.engine.at_boundary
 
     def _snapshot(self) -> None:
         """Take one, unless a block is open or another one is being written."""
-        takes = self.checkpointing.keeps and self.engine.at_boundary
-        if takes and self.checkpointing.take():
+        if self._may_snapshot() and self.checkpointing.take():
             self.moves.is_unsaved = False
 
     def _serve(self, *, snapshots: bool = True) -> None:
@@ -342,10 +340,8 @@ class Runtime:
             self.readers.publish_if_asked()
         self._serve(snapshots=snapshots)
         if snapshots and (
-            self.checkpointing.due()
-            or self.checkpointing.due_by_time()
-            or self.checkpointing.due_by_wish()
-            or self._move_is_unsaved()
+            self.checkpointing.due_between_polls()
+            or (self.moves.is_unsaved and self._may_snapshot())
         ):
             self._snapshot()
         self.watch.publish_if_due()

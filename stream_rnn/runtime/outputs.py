@@ -74,11 +74,12 @@ class Outputs:
 
     def _write(self, sink: Sink, records: list[Record]) -> None:
         """Write, reconnecting as long as it takes (a stop gives up: the events will come again)."""
-        patience = Patience(self._loop, snapshots=False)
+        patience: Patience | None = None
         while True:
             try:
                 sink.write(records)
             except NotConnected as error:
+                patience = patience or Patience(self._loop, snapshots=False)
                 self._wait(patience, sink, error)
                 self._open(sink)
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,18 +51,32 @@ class Drift:
 
     def update(self, loss: float) -> bool:
         """Take one event's loss; True when this event raises a new alarm."""
-        if not abs(loss) < ABSURD:
-            raise ValueError(f"drift: expected a finite loss, got {loss}; pass scored events only")
+        alarms = self.alarms
+        self.update_many((loss,))
+        return self.alarms > alarms
+
+    def update_many(self, losses: Sequence[float]) -> None:
+        """Take the losses of events, in order."""
         adwin = self._adwin
-        if self._quiet:
-            self._quiet -= 1
-        before = adwin.estimation
-        adwin.update(loss)
-        if not adwin.drift_detected or adwin.estimation <= before or self._quiet:
-            return False
-        self.alarms += 1
-        self._quiet = self.cooldown
-        return True
+        # what its estimation is made of; asked for each loss it would take as long as the update
+        total, width, is_cut = adwin.total, adwin.width, adwin.drift_detected
+        for loss in losses:
+            if not abs(loss) < ABSURD:
+                raise ValueError(
+                    f"drift: expected a finite loss, got {loss}; pass scored events only"
+                )
+            if self._quiet:
+                self._quiet -= 1
+            begins_anew = is_cut
+            adwin.update(loss)
+            is_cut = adwin.drift_detected
+            if not (is_cut or begins_anew):
+                total, width = total + loss, width + 1
+                continue
+            if is_cut and not self._quiet and adwin.estimation > (total / width if width else 0.0):
+                self.alarms += 1
+                self._quiet = self.cooldown
+            total, width = adwin.total, adwin.width
 
     def state_dict(self) -> dict[str, Any]:
         """Detector and counters, as JSON-able values."""

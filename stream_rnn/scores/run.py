@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 from msgspec.structs import astuple
 
-from stream_rnn.columns import Array, at, behind, places
+from stream_rnn.columns import Array, at, behind, filled, places, rows
 from stream_rnn.native.columns import ABSOLUTE, GAUSSIAN, QUANTILE, SQUARED, Columns, Judgment
 from stream_rnn.scores.base import ABSURD
 from stream_rnn.scores.losses import Absolute, Gaussian, LossFn, Quantile, Squared
@@ -51,10 +51,10 @@ def judge(
         return None
     if min(lanes) < 0 or max(lanes) >= scores.baselines.n_lanes:
         return None
-    target_TQ = _rows(targets, Q)
+    target_TQ = rows(targets, Q)
     if target_TQ is None or not (np.abs(target_TQ) < ABSURD).all():  # NaN is not
         return None
-    prediction_TP, due_T = _filled(predictions, P)
+    prediction_TP, due_T = filled(predictions, P)
     if prediction_TP is None:
         return None
     baselines = _KnownTargets(scores.baselines, lanes, target_TQ)
@@ -78,25 +78,14 @@ def judge(
     scores.seen += T
     baselines.unpack()
     packed.unpack()
-    means: list[float | None] = [sum(losses) / Q for losses in losses_TQ.tolist()]
+    means: list[float | None] = (
+        (losses_TQ[:, 0] + 0.0).tolist()  # as a sum that begins with 0: no -0
+        if Q == 1
+        else [sum(losses) / Q for losses in losses_TQ.tolist()]
+    )
     if scored_T.all():
         return means
     return [loss if s else None for loss, s in zip(means, scored_T.tolist(), strict=True)]
-
-
-def _rows(values: Sequence[Sequence[float]], width: int) -> Array | None:
-    """(T, width) of them; None: not all are as wide."""
-    if set(map(len, values)) != {width}:
-        return None
-    flat = np.fromiter(chain.from_iterable(values), np.float64, len(values) * width)
-    return flat.reshape(-1, width)
-
-
-def _filled(values: Sequence[Sequence[float] | None], width: int) -> tuple[Array | None, Array]:
-    """`_rows` with zeros where there is none, and which of them there are."""
-    nothing = (0.0,) * width
-    there_T = np.array([value is not None for value in values], dtype=np.bool_)
-    return _rows([nothing if value is None else value for value in values], width), there_T
 
 
 class _KnownTargets:
@@ -136,16 +125,16 @@ class _KnownTargets:
         self.season_TQ: Array | None = None
         self.has_season_T: Array | None = None
         for back, column in zip(backs, found, strict=True):
-            rows, there = _filled(column, Q)
+            found_TQ, there_T = filled(column, Q)
             if back == lag - 1:
-                self.known_TQ, self.has_known_T = rows, there
+                self.known_TQ, self.has_known_T = found_TQ, there_T
             if back == season_lag:
-                self.season_TQ, self.has_season_T = rows, there
+                self.season_TQ, self.has_season_T = found_TQ, there_T
 
     def unpack(self) -> None:
         """The memories take the sums back."""
-        rows = zip(self._memories, self.n_L.tolist(), self.sums_LQ.tolist(), strict=True)
-        for memory, n, sums in rows:
+        lanes = zip(self._memories, self.n_L.tolist(), self.sums_LQ.tolist(), strict=True)
+        for memory, n, sums in lanes:
             memory.n, memory.sums = n, sums
 
 

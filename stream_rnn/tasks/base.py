@@ -157,6 +157,10 @@ class Task(ABC):
     def publish_target(self, target: list[float] | int) -> Any:
         """A target as it stands in the JSON line."""
 
+    def publish_targets(self, targets: Sequence[Any]) -> list[Any]:
+        """`publish_target` of each."""
+        return list(map(self.publish_target, targets))
+
     @abstractmethod
     def score(
         self, lane: int, prediction: Sequence[float] | None, target: list[float] | int

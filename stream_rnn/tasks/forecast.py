@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 from typing_extensions import override
 
-from stream_rnn.columns import Array, behind
+from stream_rnn.columns import Array, behind, filled
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import items, row
@@ -85,11 +85,11 @@ class Forecast(Numeric):
     @override
     def steps(self, record: Record, lane: int) -> list[Step]:
         values, weight = self._known(record, lane), self._weight_of(record)
-        x = self.features.encode(record, lane)
+        x, scalers = self.features.encode(record, lane), self._scales.of(lane)
         # this target was predicted earlier, so the scale may know it by now
         if not self.difference:
-            self._learn_scales(values, lane)
-            scales = self._scales_now(lane)
+            self._learn_scales(values, scalers)
+            scales = self._scales_now(scalers)
             level = self._standardize(values, scales)
             return [Step(x, level, values, scales, weight=weight)]
         past = self._past.get(lane)
@@ -98,9 +98,9 @@ class Forecast(Numeric):
         change = None
         if len(past) == self.horizon:
             change = [now - then for now, then in zip(values, past[0], strict=True)]
-            self._learn_scales(change, lane)
+            self._learn_scales(change, scalers)
         past.append(values)
-        scales = self._scales_now(lane)
+        scales = self._scales_now(scalers)
         y = None if change is None else self._standardize(change, scales)
         from_now = tuple([(m + v, s) for v, (m, s) in zip(values, scales, strict=True)])
         return [Step(x, y, values, from_now, weight=weight)]
@@ -122,10 +122,8 @@ class Forecast(Numeric):
             pasts = [self._past[lane] for lane in run.lanes_of(n)]
             where = run.where
             (then,) = behind(pasts, where and where[:n], targets, (self.horizon,))
-            if None in then:
-                known_T = np.array([row is not None for row in then])
-            nothing = [0.0] * len(fields)
-            kind, learned_TQ = CHANGE, value_TQ - [row or nothing for row in then]
+            then_TQ, known_T = filled(then, len(fields))
+            kind, learned_TQ = CHANGE, value_TQ - then_TQ
         taught = Taught(library, self._scales, kind, self.features.clip, lanes, learned_TQ, known_T)
         taught.commit()
         mean_TQ = taught.mean_TQ + value_TQ if self.difference else taught.mean_TQ

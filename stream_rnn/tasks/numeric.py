@@ -12,7 +12,7 @@ from typing_extensions import override
 from stream_rnn.columns import Array
 from stream_rnn.features.encoder import Features
 from stream_rnn.features.run import FeatureRun
-from stream_rnn.features.scaler import Scales
+from stream_rnn.features.scaler import Scaler, Scales
 from stream_rnn.features.values import BadEvent, number
 from stream_rnn.native import loading
 from stream_rnn.native.columns import FEW, Columns
@@ -99,12 +99,12 @@ class Numeric(Task):
                 break
         return np.array(weights)
 
-    def _scales_now(self, lane: int) -> tuple[Scale, ...]:
-        return tuple([(s.mean, s.std) for s in self._scales.of(lane).values()])
+    def _scales_now(self, scalers: Mapping[str, Scaler]) -> tuple[Scale, ...]:
+        return tuple([(scaler.mean, scaler.std) for scaler in scalers.values()])
 
-    def _learn_scales(self, values: Sequence[float], lane: int) -> None:
-        for i, scaler in enumerate(self._scales.of(lane).values()):
-            scaler.learn(values[i])
+    def _learn_scales(self, values: Sequence[float], scalers: Mapping[str, Scaler]) -> None:
+        for value, scaler in zip(values, scalers.values(), strict=True):
+            scaler.learn(value)
 
     def _standardize(self, values: Sequence[float], scales: Sequence[Scale]) -> list[float]:
         clip = self.features.clip
@@ -163,6 +163,12 @@ class Numeric(Task):
     def publish_target(self, target: list[float] | int) -> Any:
         assert isinstance(target, list)
         return target[0] if self._single else dict(zip(self.targets, target, strict=True))
+
+    @override
+    def publish_targets(self, targets: Sequence[Any]) -> list[Any]:
+        return (
+            [target[0] for target in targets] if self._single else super().publish_targets(targets)
+        )
 
     @override
     def score(

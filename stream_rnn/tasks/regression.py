@@ -64,7 +64,7 @@ class Regression(Numeric):
 
     def _known(self, record: Record, lane: int) -> list[float] | None:
         """The targets, or None if the event has none."""
-        if all(record.get(name) is None for name in self.targets):
+        if list(map(record.get, self.targets)).count(None) == len(self.targets):
             return None
         values = self._read(record)
         scalers = self._scales.of(lane)
@@ -77,7 +77,7 @@ class Regression(Numeric):
         values, weight = self._known(record, lane), self._weight_of(record)
         scalers = self._scales.of(lane)
         x = self.features.encode(record, lane)
-        scales = self._scales_now(lane)  # as before this target
+        scales = self._scales_now(scalers)  # as before this target
         if self._use_previous:
             previous = self._previous.get(lane)
             x += [0.0] * len(scales) if previous is None else self._standardize(previous, scales)
@@ -85,7 +85,7 @@ class Regression(Numeric):
         if values is not None:
             if scalers[self.targets[0]].n > 0:
                 y = self._standardize(values, scales)
-            self._learn_scales(values, lane)
+            self._learn_scales(values, scalers)
             self._previous[lane] = values
         return [Step(x, y, values, scales, weight=weight)]
 

@@ -87,3 +87,26 @@ def test_neither_torch_nor_river_nor_matplotlib_is_imported_before_it_is_needed(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 256])
+@pytest.mark.parametrize("cooldown", [0, 50])
+def test_losses_taken_at_once_raise_the_alarms_of_one_by_one(at_once: int, cooldown: int) -> None:
+    from river.drift import ADWIN
+
+    rng = random.Random(at_once)
+    levels = [rng.choice([0.1, 0.5, 0.9, 1.7]) for _ in range(12)]
+    losses = level_changes(levels, 150, seed=at_once)
+    adwin, alarms, quiet, cuts = ADWIN(delta=0.002), 0, 0, 0
+    drift = Drift(cooldown=cooldown)
+    for start in range(0, len(losses), at_once):
+        for loss in losses[start : start + at_once]:
+            quiet, before = max(quiet - 1, 0), adwin.estimation
+            adwin.update(loss)
+            cuts += adwin.drift_detected
+            if adwin.drift_detected and adwin.estimation > before and not quiet:
+                alarms, quiet = alarms + 1, cooldown
+        drift.update_many(losses[start : start + at_once])
+        assert drift.alarms == alarms
+        assert drift.state_dict()["quiet"] == quiet
+    assert 0 < alarms < cuts  # losses that fall cut the window, too
