@@ -17,8 +17,6 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "source"
 FLAGS = (
     *("-std=gnu++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
-    # what is worth it is written in vectors and unrolled; searching for more takes time
-    *("-fno-tree-vectorize", "-fno-gcse"),
     *("-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-pthread"),
     *("-Wall", "-Wextra"),
 )
