@@ -198,7 +198,7 @@ class Engine:
     def _together(self, first: int, n: int) -> int:
         """How many of n events, from ordinal `first` on, may be decoded and wait together.
 
-        None: the first one must be looked at by itself.
+        0: the first one must be looked at by itself.
         """
         n = min(n, self._waiting.room)
         if self.stops_every is not None:
