@@ -32,7 +32,7 @@ EVERY_S = 0.001
 STAGES = {  # function -> stage
     "Intake.poll": "receive",
     "Engine._decoded": "decode",
-    "Engine._decoded_together": "decode",
+    "Engine._read_together": "decode",
     "Engine._lay_out": "features",
     "Frames.clear": "step: frame",
     "Frames.put": "step: frame",

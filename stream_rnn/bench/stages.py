@@ -60,7 +60,7 @@ STAGES = {
 # what stands in one file and works for several; what C code takes counts for its caller
 FUNCTIONS = {
     "Engine._decoded": "decode",
-    "Engine._decoded_together": "decode",
+    "Engine._read_together": "decode",
     "Engine._lay_out": "features",
     "Engine._learn_laid": "step",
     "Engine._finish": "emit",
