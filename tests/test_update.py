@@ -95,6 +95,24 @@ def test_adam_refuses_a_view_with_gaps_instead_of_writing_beside_it() -> None:
     assert not whole.any()
 
 
+@pytest.mark.parametrize("shape", [(2, 2), (4,), (4, 3), (3, 5)])
+def test_adam_refuses_a_gradient_of_another_shape(shape: tuple[int, ...]) -> None:
+    param = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match=r"parameter 0 is \(3, 4\), its gradient \(\d"):
+        Adam().step([param], [torch.ones(shape)], YES)
+    assert not param.any()
+
+
+def test_adam_refuses_parameters_that_its_moments_do_not_fit() -> None:
+    update, large = Adam(), torch.zeros(30, 4)
+    update.step([torch.zeros(3, 4)], [torch.ones(3, 4)], YES)
+    with pytest.raises(ValueError, match=r"parameter 0 is \(30, 4\), .* moments \(3, 4\)"):
+        update.step([large], [torch.ones(30, 4)], YES)
+    with pytest.raises(ValueError, match="2 parameters, but 2 gradients, and moments of 1"):
+        update.step([torch.zeros(3, 4)] * 2, [torch.ones(3, 4)] * 2, YES)
+    assert not large.any()
+
+
 def snapshot(update: Update, params: list[Tensor]) -> dict[str, Tensor]:
     tensors = {f"param.{i}": param for i, param in enumerate(params)} | update.state_dict()
     return {name: tensor.clone() for name, tensor in tensors.items()}

@@ -31,7 +31,7 @@ class Kf(Noisy):
         cell: the cell whose steps will be observed.
         n_lanes: B.
         generator: where the signs come from.
-        products: of the push, on a GPU: "tf32" is faster and good to three digits; all the rest
+        products: of the push, on a GPU: "tf32" is faster and good to three digits; the mixing
             stays in float32.
         signs: replaces the generator; called with shape (B, 2).
     """

@@ -39,8 +39,8 @@ class Adam(Update):
     def _initial_state(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
         state = {"count": torch.zeros((), dtype=torch.float64, device=params[0].device)}
         for i, param in enumerate(params):
-            state[f"m.{i}"] = torch.zeros_like(param)
-            state[f"v.{i}"] = torch.zeros_like(param)
+            state[f"m.{i}"] = torch.zeros_like(param, memory_format=torch.contiguous_format)
+            state[f"v.{i}"] = torch.zeros_like(param, memory_format=torch.contiguous_format)
         return state
 
     @override
@@ -52,16 +52,16 @@ class Adam(Update):
 
     @override
     def _step(self, params: Sequence[Tensor], grads: Sequence[Tensor], ok: Tensor) -> None:
-        for i, param in enumerate(params):
-            if not param.is_contiguous():  # torch's kernel would write beside it
-                raise ValueError(f"parameter {i} is a view with gaps: hand in its .contiguous()")
-        count = self.state["count"]
+        state, places = self.state, range(len(params))
+        m, v = ([state[f"{name}.{i}"] for i in places if f"{name}.{i}" in state] for name in "mv")
+        _require_alike(params, grads, m)
+        count = state["count"]
         count += ok
         torch._fused_adam_(
             list(params),
             [grad.contiguous() for grad in grads],
-            [self.state[f"m.{i}"] for i in range(len(params))],
-            [self.state[f"v.{i}"] for i in range(len(params))],
+            m,
+            v,
             [],
             [count.float()] * len(params),
             lr=self.lr,
@@ -73,3 +73,20 @@ class Adam(Update):
             maximize=False,
             found_inf=(~ok).float(),
         )
+
+
+def _require_alike(params: Sequence[Tensor], grads: Sequence[Tensor], m: Sequence[Tensor]) -> None:
+    """Refuse what torch's kernel, which looks at the parameters' size alone, would read beside."""
+    if not len(params) == len(grads) == len(m):
+        raise ValueError(
+            f"{len(params)} parameters, but {len(grads)} gradients, and moments of {len(m)}"
+        )
+    for i, (param, grad, moment) in enumerate(zip(params, grads, m, strict=True)):
+        if not param.is_contiguous():
+            raise ValueError(f"parameter {i} is a view with gaps: hand in its .contiguous()")
+        if not param.shape == grad.shape == moment.shape:
+            raise ValueError(
+                f"parameter {i} is {tuple(param.shape)}, its gradient {tuple(grad.shape)}, its "
+                f"moments {tuple(moment.shape)}: they must be alike, and an update belongs to the "
+                "parameters of its first step"
+            )
