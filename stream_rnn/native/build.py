@@ -20,6 +20,8 @@ FLAGS = (
     *("-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-pthread"),
     *("-Wall", "-Wextra"),
 )
+# for kernels.cpp: whatever matters there is in vectors by hand, and looking for more takes time
+BY_HAND = ("-fno-tree-vectorize", "-fno-gcse")
 # for columns.cpp, whose numbers are those of Python's own arithmetic, bit for bit
 EXACT = ("-ffp-contract=off", "-fno-builtin")
 # machine -> variant -> flags, best first; VL floats fill one vector
@@ -56,7 +58,7 @@ def folder() -> Path:
 
 def built_path() -> Path:
     """The file of these sources, these flags and this kind of machine, built or not."""
-    digest = hashlib.sha256(repr((platform.machine(), FLAGS, EXACT, variants())).encode())
+    digest = hashlib.sha256(repr((platform.machine(), FLAGS, BY_HAND, EXACT, variants())).encode())
     for source in sorted(SOURCES.iterdir()):
         if source.suffix in (".cpp", ".hpp"):
             digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
@@ -81,7 +83,7 @@ def build() -> Path:
         for name, flags in variants().items():
             objects.append(f"{scratch}/{name}.o")
             source = str(SOURCES / "kernels.cpp")
-            command = (compiler, *FLAGS, *flags, f"-DKERNELS={name}", "-c", source)
+            command = (compiler, *FLAGS, *BY_HAND, *flags, f"-DKERNELS={name}", "-c", source)
             compilers.append(running.enter_context(_start(*command, "-o", objects[-1])))
         objects.append(f"{scratch}/columns.o")
         columns = (compiler, *FLAGS, *EXACT, "-c", str(SOURCES / "columns.cpp"))

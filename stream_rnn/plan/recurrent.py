@@ -62,7 +62,7 @@ class DenseRecurrent:
         if isinstance(rule, Ok):
             self._facts["variance"] = _doubles(B * rule.native_shape.n_chunks)
         mask_ZM = recurrence.cell.mask_ZM
-        self._mask_ZM = None if mask_ZM is None else mask_ZM.contiguous()
+        self._fixed_R2 = None if mask_ZM is None else _runs(~mask_ZM)
         # pointers into these stay valid as long as these are the tensors in use
         self._kept = list(rule.lane_state.values())
         self._ids = _ids(self._kept)
@@ -93,7 +93,8 @@ class DenseRecurrent:
             o.variance = self._facts["variance"].data_ptr()
         plan.credit = o
         plan.s, plan.ahead = lanes["s_BS"].data_ptr(), lanes["ahead_BS"].data_ptr()
-        plan.mask = None if self._mask_ZM is None else self._mask_ZM.data_ptr()
+        if self._fixed_R2 is not None:
+            plan.fixed, plan.n_fixed = self._fixed_R2.data_ptr(), len(self._fixed_R2)
 
     def fits(self, recurrence: Recurrence) -> bool:
         if recurrence is not self._recurrence or self._recurrence.W_ZM is not self._W_ZM:
@@ -192,3 +193,11 @@ def _with_room(parameter: Tensor) -> Tensor:
 
 def _doubles(n: int) -> Tensor:
     return torch.zeros(n, dtype=torch.float64)
+
+
+def _runs(marked: Tensor) -> Tensor:
+    """(R, 2): where each run of true numbers begins, in the order of memory, and how long it is."""
+    none = torch.zeros(1, dtype=torch.int8)
+    edges = torch.diff(marked.flatten().to(torch.int8), prepend=none, append=none)
+    starts_R1, ends_R1 = (edges == 1).nonzero(), (edges == -1).nonzero()
+    return torch.cat((starts_R1, ends_R1 - starts_R1), 1)

@@ -118,6 +118,46 @@ def test_a_tick_is_the_same(
         pair.step(frame)
 
 
+@pytest.mark.parametrize(
+    ("rule", "n_units"),
+    [("kf", 31), ("kf", 70), ("tbptt-20", 31), ("tbptt-20", 70), ("rtrl", 21)],
+)
+def test_rows_of_whole_vectors_and_a_rest(
+    pair_of: Any, rule: str, n_units: int, learner_of: Any, frames: Any
+) -> None:
+    pair = pair_of(
+        lambda: learner_of("lstm", RULES[rule], n_lanes=3, n_units=n_units, dtype=torch.float32)
+    )
+    for frame in frames(6):
+        pair.step(frame)
+
+
+@pytest.mark.parametrize("update", ["adam", "momentum", "obgd"])
+def test_holes_in_w_stay_holes(pair_of: Any, update: str, make: Any, frames: Any) -> None:
+    """The mask of a cell may be any: here every third weight is fixed at zero, and some rows."""
+
+    def holed() -> Learner:
+        learner: Learner = make("gru", "kf", update=UPDATES[update])
+        dense = learner.recurrence
+        assert isinstance(dense, Dense)
+        assert dense.cell.mask_ZM is not None
+        mask_ZM = dense.cell.mask_ZM.clone()
+        mask_ZM.view(-1)[::3] = False
+        mask_ZM[[0, -1]] = False
+        dense.cell.mask_ZM = mask_ZM
+        W_ZM = torch.where(mask_ZM, dense.W_ZM, 0.0)
+        return Learner(
+            Dense(dense.cell, RULES["kf"](dense.cell, 3), W_ZM),
+            learner.head, UPDATES[update](), UPDATES[update](),
+        )  # fmt: skip
+
+    pair = pair_of(holed)
+    for frame in frames(8):
+        pair.step(frame)
+    for learner in (pair.fused, pair.twin):
+        assert not learner.recurrence.W_ZM[~learner.recurrence.cell.mask_ZM].any()
+
+
 @pytest.mark.parametrize("rule", ["kf", "ok-gate-3", "tbptt-20", "tbptt-4-every-3"])
 def test_few_of_many_lanes_have_an_event(
     pair_of: Any, rule: str, learner_of: Any, kernels: loading.Library, frames_of: Any

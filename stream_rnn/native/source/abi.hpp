@@ -101,7 +101,8 @@ struct Plan {
   float* waiting;          // (B, max(horizon, 1), I)
   int64_t* count;          // (B)
   uint8_t* owed;           // (B)
-  const uint8_t* mask;     // (Z, M) or null
+  const int64_t* fixed;    // (n_fixed, 2): where runs of structural zeros in W begin, and how long they are
+  int64_t n_fixed;
   Step recurrent, readout;
   char* work;              // plan_bytes(...) bytes, aligned to 64
 };

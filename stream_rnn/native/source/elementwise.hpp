@@ -185,11 +185,8 @@ struct UnitNet final : Net {
       f_0 -= h_0 * h_0;
       f_1 -= h_1 * h_1;
     } else if (e.units == RTU_RELU) {
-      float slope[2][VL];
-      for (int k = 0; k < 2; k++)
-        for (int i = 0; i < VL; i++) slope[k][i] = i < left && s_t[k * N + n + i] > 0 ? 1.0f : 0.0f;
-      f_0 = load(slope[0]);
-      f_1 = load(slope[1]);
+      f_0 = get(s_t + n) > vf{} ? f_0 : vf{};
+      f_1 = get(s_t + N + n) > vf{} ? f_1 : vf{};
     }
     const vf J_00 = f_0 * c, J_01 = -(f_0 * s), J_10 = f_1 * s, J_11 = f_1 * c;
     float *row = T + n, *other = T + size_t(Q) * N + n;

@@ -16,7 +16,10 @@ struct ExactShare {  // what a lane adds to the gradient
     counts = arena.take<bool>(1);
   }
   void add(const Sizes& z, int from, int end, float* gradient) const {
-    for (int i = from * z.M; *counts && i < end * z.M; i++) gradient[i] += pulled[i];
+    if (!*counts) return;
+    float* to = gradient + size_t(from) * z.M;
+    const float* some = pulled + size_t(from) * z.M;
+    by_vectors((end - from) * z.M, [&](int i, auto at) { at.put(to + i, at.get(to + i) + at.get(some + i)); });
   }
 };
 
@@ -34,9 +37,8 @@ static void add_immediate(const Sizes& z, const Lane& lane, int first, int width
   for (int c = 0; c < width;) {
     const int row = (first + c) / z.M, m = (first + c) % z.M, count = std::min(width - c, z.M - m);
     for (int k = 0; k < z.K; k++) {
-      const float d = lane.drive[k * z.Z + row];
       float* to = panel + (size_t(k) * z.N + row % z.N) * PANEL + c;
-      for (int i = 0; i < count; i++) to[i] += d * lane.input[m + i];
+      add_times(lane.drive[k * z.Z + row], lane.input + m, to, count);
     }
     c += count;
   }

@@ -18,7 +18,7 @@ constexpr int VECTORS = PANEL / VL;
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
-inline vf all(float x) { return vf{} + x; }
+inline vf all(float x) { return x - vf{}; }  // x + 0 would be an operation: it makes 0 of -0
 
 // a b + c. Said, not left to the compiler, which makes one operation or two of it as the code around it
 // happens to be: sums of several lanes are the same bits however these are grouped.
@@ -108,11 +108,16 @@ struct Rest {
 };
 
 // Calls `each(i, Whole or Rest)` for the vectors of a row of n numbers.
-template <class Each>
-inline void by_vectors(int n, const Each& each) {
-  int i = 0;
+template <class Int, class Each>
+inline void by_vectors(Int n, const Each& each) {
+  Int i = 0;
   for (; i + VL <= n; i += VL) each(i, Whole{});
-  if (i < n) each(i, Rest{n - i});
+  if (i < n) each(i, Rest{int(n - i)});
+}
+
+// y += a x
+inline void add_times(float a, const float* x, float* y, int n) {
+  by_vectors(n, [&](int i, auto at) { at.put(y + i, a * at.get(x + i) + at.get(y + i)); });
 }
 
 // Some dozens of numbers, faster than a call of memcpy.

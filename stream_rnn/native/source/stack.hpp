@@ -34,10 +34,12 @@ struct StackNet final : Net {
     if (plan.layer.kind == LAYER_TANH)
       by_vectors(N, [&](int n, auto at) { at.put(out + n, tanh_(at.get(out + n))); });
     else
-      for (int n = 0; n < N; n++) out[n] = out[n] > 0 || out[n] != out[n] ? out[n] : 0;
+      by_vectors(N, [&](int n, auto at) {
+        const vf v = at.get(out + n);
+        at.put(out + n, v <= 0 ? vf{} : v);
+      });
     // a saturating layer must not hide that the units below have come apart
-    for (int i = 0; i < S; i++)
-      if (!(std::fabs(s[i]) <= FLT_MAX)) out[0] = NAN;
+    if (!within(s, S, FLT_MAX)) out[0] = NAN;
     return out;
   }
   const float* forward(int64_t b, const float* x, const float* s_tm1, float* s_t) const override {

@@ -70,9 +70,8 @@ struct DenseNet final : Net {
     o.signs = tick.signs;
     o.pays = tick.pays;
     observe(&o);
-    if (plan.mask && tick.pays)
-      for (int64_t i = 0; i < plan.recurrent.parameters[0].size; i++)
-        o.gradient[i] = plan.mask[i] ? o.gradient[i] : 0.0f;
+    for (int64_t i = 0; tick.pays && i < plan.n_fixed; i++)
+      std::memset(o.gradient + plan.fixed[2 * i], 0, sizeof(float) * plan.fixed[2 * i + 1]);
   }
 };
 

@@ -88,12 +88,15 @@ static bool step_by(const Step& step, const float* const gradients[3], bool ok) 
         store_some(second + i, v, left);
       }
     } else if (first) {
-      for (int64_t i = 0; i < p.size; i++) {
-        first[i] = first[i] * momentum + gradient[i] * scale;
-        value[i] -= lr * first[i];
-      }
+      by_vectors(p.size, [&](int64_t i, auto at) {
+        const vf m = at.get(first + i) * all(momentum) + at.get(gradient + i) * all(scale);
+        at.put(first + i, m);
+        at.put(value + i, at.get(value + i) - all(lr) * m);
+      });
     } else {
-      for (int64_t i = 0; i < p.size; i++) value[i] -= lr * (gradient[i] * scale);
+      by_vectors(p.size, [&](int64_t i, auto at) {
+        at.put(value + i, at.get(value + i) - all(lr) * (at.get(gradient + i) * all(scale)));
+      });
     }
   }
   return true;
@@ -113,7 +116,7 @@ static bool update(const Step& step, const Drawn& drawn, const float* const grad
   const vf alpha = all(float(step.alpha)), beta = all(float(step.beta)), ratio = all(float(step.beta / step.alpha));
   for (int i = 0; i < 3; i++) {
     const Parameter& p = step.parameters[i];
-    by_vectors(int(p.size), [&](int n, auto at) {
+    by_vectors(p.size, [&](int64_t n, auto at) {
       const vf gap = at.get(p.value + n) - at.get(p.mean + n);
       at.put(drawn.totals[i] + n, at.get(gradients[i] + n) - at.get(p.lam + n) + gap * alpha);
     });
@@ -121,7 +124,7 @@ static bool update(const Step& step, const Drawn& drawn, const float* const grad
   if (!step_by(step, drawn.totals, ok)) return false;
   for (int i = 0; i < 3; i++) {
     const Parameter& p = step.parameters[i];
-    by_vectors(int(p.size), [&](int n, auto at) {
+    by_vectors(p.size, [&](int64_t n, auto at) {
       const vf mean = at.get(p.mean + n), gap = at.get(p.value + n) - mean, lam = at.get(p.lam + n) - gap * alpha;
       at.put(p.lam + n, lam);
       at.put(p.mean + n, mean + gap * beta - lam * ratio);

@@ -43,6 +43,24 @@ struct WindowWork {
   }
 };
 
+// to (N) += q^T J, for J (S, N): some columns in registers over all rows
+static void pull_rows(int S, int N, const float* q, const float* J, float* to) {
+  constexpr int SOME = 4;
+  int m = 0;
+  for (; m + SOME * VL <= N; m += SOME * VL) {
+    vf sums[SOME];
+    for (int v = 0; v < SOME; v++) sums[v] = load(to + m + v * VL);
+    for (int s = 0; s < S; s++)
+      for (int v = 0; v < SOME; v++) sums[v] += q[s] * load(J + size_t(s) * N + m + v * VL);
+    for (int v = 0; v < SOME; v++) store(to + m + v * VL, sums[v]);
+  }
+  by_vectors(N - m, [&](int i, auto at) {
+    vf sums = at.get(to + m + i);
+    for (int s = 0; s < S; s++) sums += q[s] * at.get(J + size_t(s) * N + m + i);
+    at.put(to + m + i, sums);
+  });
+}
+
 // Carries what a lane owes back through its window, live or not.
 static void pay(const Observation& o, const Sizes& z, const WindowWork& w, int64_t b) {
   const int S = z.S, N = z.N, K = z.K, T = int(o.window);
@@ -66,14 +84,13 @@ static void pay(const Observation& o, const Sizes& z, const WindowWork& w, int64
     const float *J_h = o.J_h + slot * S * N, *carry = o.carries + slot * K * S;
     const size_t before = size_t(b) * T + wrapped(o.newest[b] - lag - 1, T);
     std::memcpy(q_tm1, o.owed + before * S, sizeof(float) * S);
-    for (int s = 0; s < S; s++) {
-      const float x = q[s];
-      const float* row = J_h + size_t(s) * N;
-      for (int m = 0; m < N; m++) q_tm1[m] += x * row[m];
-    }
+    pull_rows(S, N, q, J_h, q_tm1);
     for (int l = 1; l < K; l++)
-      for (int k = 0; k < K; k++)
-        for (int n = 0; n < N; n++) q_tm1[l * N + n] += carry[(k * K + l) * N + n] * q[k * N + n];
+      for (int k = 0; k < K; k++) {
+        const float *by = carry + (k * K + l) * N, *from = q + k * N;
+        float* to = q_tm1 + l * N;
+        by_vectors(N, [&](int n, auto at) { at.put(to + n, at.get(by + n) * at.get(from + n) + at.get(to + n)); });
+      }
     std::swap(q, q_tm1);
   }
   const double size = std::sqrt(p_squares) + std::sqrt(u_squares) + std::sqrt(q_squares);
