@@ -267,7 +267,7 @@ class Engine:
         except DecodeError as error:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
-            item.letter = self._refused(event, error)
+            item.letter = self._lines.letter(event, "features", error.issue, str(error))
 
     def pass_over(self, n: int, positions: Position) -> None:
         """Take `n` events as applied that were shed before they got here.
@@ -404,7 +404,8 @@ class Engine:
                 try:
                     self._prepare(item, item.record)
                 except BadEvent as error:
-                    item.letter = self._refused(item.event, error)
+                    issue, reason = error.issue, str(error)
+                    item.letter = self._lines.letter(item.event, "features", issue, reason)
                 else:
                     laid.append(item)
         for i in range(max([len(item.steps) for item in laid], default=0)):
@@ -427,10 +428,6 @@ class Engine:
             self._reset_lane(lane)
         item.steps = self.task.steps(record, lane)
         item.lane = lane
-
-    def _refused(self, event: Event, error: BadEvent) -> Record:
-        self.task.features.count(error.issue)
-        return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
         if lane in self._laid_lanes or self.learner.owes(lane):
@@ -546,6 +543,8 @@ class Engine:
         assert item.letter is not None
         self.letters.append(item.letter)
         stage: str = item.letter["stage"]
+        if stage == "features":  # not when it is read: dropped, it comes again
+            self.task.features.count(item.letter["issue"])
         self.counts.rejected[stage] += 1
         return stage
 

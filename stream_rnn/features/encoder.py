@@ -267,7 +267,7 @@ class Features:
             "scalers": self.scales.state_dict(),
             "vocabularies": {name: self.vocabularies[name] for name in sorted(self._open)},
             "history": self.history.state_dict(),
-            "issues": self.issues,
+            "issues": dict(sorted(self.issues.items())),  # the same bytes however runs were cut
             # only where it is asked for, so that other models' states stay as they were
             **({"shed": self._shed} if self.gap else {}),
         }

@@ -7,7 +7,7 @@ from operator import attrgetter, lt
 
 from stream_rnn.engine.engine import Engine
 from stream_rnn.runtime.intake import Shed
-from stream_rnn.spi import Event
+from stream_rnn.spi import Event, Position
 
 _partition, _position = attrgetter("partition"), attrgetter("position")
 
@@ -68,6 +68,16 @@ def newer(events: Sequence[Event], last_of: Callable[[str], int | str | None]) -
             newest[event.partition] = event.position
             found.append(event)
     return found
+
+
+def advanced(resume: Position, reached: Position) -> dict[str, int | str]:
+    """`resume`, where no partition steps back behind what was `reached`: repetitions did not."""
+    return {
+        partition: position
+        if (last := reached.get(partition)) is None or not_after(last, position)
+        else last
+        for partition, position in resume.items()
+    }
 
 
 def pass_over(engine: Engine, shed: Shed) -> None:

@@ -20,7 +20,7 @@ from stream_rnn.health import Governor
 from stream_rnn.metrics import Metrics
 from stream_rnn.notify import Notifier
 from stream_rnn.overload import Overload
-from stream_rnn.runtime.batches import fill_of, newer, pass_over, stretches
+from stream_rnn.runtime.batches import advanced, fill_of, newer, pass_over, stretches
 from stream_rnn.runtime.breaker import Breaker
 from stream_rnn.runtime.checkpointing import SOURCE, Checkpointing, Identity, Schedule
 from stream_rnn.runtime.collector import settled
@@ -275,7 +275,7 @@ class Runtime:
             engine.end_of_poll()
             self._reached(timestamps)
             if engine.at_boundary and taken.resume:
-                engine.positions = dict(taken.resume)
+                engine.positions = advanced(taken.resume, engine.positions)
         self.metrics.events_in[SOURCE] += taken.received
         self.outputs.write()
         fault("after_write")

@@ -72,6 +72,14 @@ def test_with_reject_a_missing_number_is_a_bad_event_that_the_engine_counts() ->
     assert features.issues == {}  # counted once, whoever refused it: a feature, a target, a key
 
 
+def test_a_state_is_the_same_bytes_whichever_issue_came_first() -> None:
+    one, two = Features(numeric=["x"]), Features(numeric=["x"])
+    for features, issues in ((one, ("missing", "bad_key")), (two, ("bad_key", "missing"))):
+        for issue in issues:
+            features.count(issue)
+    assert json.dumps(one.state_dict()) == json.dumps(two.state_dict())
+
+
 @pytest.mark.parametrize("policy", ["previous", "mean"])
 def test_there_is_nothing_to_fill_in_before_the_first_value(policy: Any) -> None:
     with pytest.raises(BadEvent, match="missing"):

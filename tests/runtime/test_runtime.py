@@ -292,6 +292,44 @@ def test_events_that_came_before_are_dropped_and_counted(make: Make, tables: Any
     assert runtime.metrics.duplicates_dropped == 4
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("tables", [{}, LOG], ids=["event", "log"])
+def test_a_poll_of_repetitions_alone_takes_the_position_nowhere_back(
+    make: Make, tables: Any, size: int
+) -> None:
+    stream = [Event("p", n, json.dumps(r).encode()) for n, r in enumerate(records(10))]
+    script = [*stream[:6], *stream[1:], EndOfStream()]
+    runtime = make(ScriptedSource(script), limits={"poll_events": size}, **tables)
+    runtime.run()
+    assert [line["position"] for line in written(runtime)] == list(range(10))
+    assert runtime.metrics.duplicates_dropped == 5
+
+
+def test_what_an_acknowledging_source_brings_again_over_several_polls_counts_once(
+    make: Make,
+) -> None:
+    stream = records(12)
+    script = [*stream[:8], NotConnected("cut"), *stream[8:], EndOfStream()]
+    source = ScriptedSource(script, Guarantee.ACKABLE)
+    source.acked.append({"script": 1})
+    runtime = make(source, limits={"poll_events": 2})
+    runtime.run()
+    assert [line["position"] for line in written(runtime)] == list(range(2, 12))
+
+
+@pytest.mark.parametrize("guarantee", [Guarantee.REPLAYABLE, Guarantee.FIRE_AND_FORGET], ids=str)
+def test_an_event_refused_before_the_connection_broke_is_counted_once(
+    make: Make, guarantee: Guarantee
+) -> None:
+    stream = records(4)
+    del stream[1]["id"]
+    script = [*stream[:2], NotConnected("cut"), *stream[2:], EndOfStream()]
+    runtime = make(ScriptedSource(script, guarantee), **LOG)
+    runtime.run()
+    assert runtime.engine.task.features.issues == {"missing": 1}
+    assert runtime.engine.counts.rejected["features"] == 1
+
+
 class Gone(Source):
     """Opens or not, and breaks at the first poll."""
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stream_rnn.runtime.batches import newer, not_after, stretches
+from stream_rnn.runtime.batches import advanced, newer, not_after, stretches
 from stream_rnn.runtime.intake import Shed
 from stream_rnn.spi import Event
 
@@ -64,3 +64,9 @@ def test_what_was_given_up_stays_between_the_events_around_it() -> None:
     assert list(stretches(items)) == [first, [a, b], second, [c]]
     assert list(stretches([a, b])) == [[a, b]]
     assert list(stretches([])) == []
+
+
+def test_a_position_advances_or_stays_and_what_is_left_out_is_forgotten() -> None:
+    reached: dict[str, int | str] = {"a": 5, "b": "07", "gone": 1}
+    resume: dict[str, int | str] = {"a": 3, "b": "10", "new": 1}
+    assert advanced(resume, reached) == {"a": 5, "b": "10", "new": 1}
