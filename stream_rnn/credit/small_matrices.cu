@@ -59,8 +59,8 @@ struct Room {
   }
 };
 
-// [gram | I] becomes [R | T^T]: a pivot below `floor` times its first value is raised to that, a
-// column that is exactly zero is dropped exactly. `first` keeps the diagonal.
+// [gram | I] becomes [R | T^T]: a pivot below `floor` times its first value is raised to that and the
+// rest of its row of R is zero, a column that is exactly zero is dropped exactly. `first` keeps the diagonal.
 ON_DEVICE void floored_cholesky(int n, const double* gram, double floor, double* work, double* first) {
   EACH(i, n * 2 * n) {
     const int row = i / (2 * n), column = i % (2 * n);
@@ -73,7 +73,7 @@ ON_DEVICE void floored_cholesky(int n, const double* gram, double floor, double*
     const double least = first[j] * floor, now = row[j], pivot = now > least ? now : least;
     const double inverse = first[j] > 0 ? 1 / sqrt(pivot) : 0;
     TOGETHER;  // everybody has read the pivot
-    EACH(k, 2 * n) row[k] = (k == j ? pivot : row[k]) * inverse;
+    EACH(k, 2 * n) row[k] = k == j ? pivot * inverse : now > least || k < j || k >= n ? row[k] * inverse : 0;
     TOGETHER;
     EACH(i, (n - 1 - j) * 2 * n) {
       const int below = j + 1 + i / (2 * n), k = i % (2 * n);

@@ -17,10 +17,12 @@ from torch import Tensor
 def floored_cholesky(gram_nn: Tensor, floor: Tensor | float) -> tuple[Tensor, Tensor]:
     """Upper triangular R with R^T R ~ gram, and T with R T = I.
 
-    A pivot below `floor` times its original diagonal entry is raised to that. For any such R and T
-    `(V T)(R ...)` reproduces V, so an estimate built on them stays unbiased whatever the rounding
-    of the Gram sums; only its variance depends on them (docs/algorithms.md 6.6). A column that is
-    exactly zero is dropped exactly: its row of R and its column of T are zero.
+    A pivot below `floor` times its original diagonal entry is raised to that, and the rest of its
+    row, which is rounding, is zero: else T grows with each such column by up to 1/sqrt(floor), and
+    nothing is left of V. For any such R and T `(V T)(R ...)` reproduces V, so an estimate built on
+    them stays unbiased whatever the rounding of the Gram sums; only its variance depends on them
+    (docs/algorithms.md 6.6). A column that is exactly zero is dropped exactly: its row of R and its
+    column of T are zero.
     """
     n = gram_nn.shape[-1]
     identity_nn = torch.eye(n, dtype=gram_nn.dtype, device=gram_nn.device)
@@ -30,9 +32,11 @@ def floored_cholesky(gram_nn: Tensor, floor: Tensor | float) -> tuple[Tensor, Te
     least = diagonal * floor
     alive = diagonal > 0
     for j in range(n):
-        pivot = torch.maximum(work[..., j, j], least[..., j])
-        inverse = torch.where(alive[..., j], pivot.rsqrt(), 0.0)
         row = work[..., j, :]
+        if j + 1 < n:
+            row[..., j + 1 : n] *= row[..., j, None] > least[..., j, None]
+        pivot = torch.maximum(row[..., j], least[..., j])
+        inverse = torch.where(alive[..., j], pivot.rsqrt(), 0.0)
         row[..., j] = pivot
         row *= inverse[..., None]
         if j + 1 < n:

@@ -99,6 +99,17 @@ def test_dependent_columns_are_floored_and_still_reproduced(n: int, floor: float
     assert size(V @ T @ R - V) < 1e-7  # T is as large as 1/sqrt(floor)
 
 
+@pytest.mark.parametrize("floor", [1e-15, 1e-6])
+@pytest.mark.parametrize("n", [5, 9, 17])
+def test_many_dependent_columns_are_no_worse_than_one(n: int, floor: float) -> None:
+    """All but two are: T is as large as 1/sqrt(floor) and grows with none of them."""
+    V = noise(n, 500, 3 * n, n)
+    V[:, 2:] = 0.0
+    R, T = floored_cholesky(V.transpose(-1, -2) @ V, floor)
+    assert size(V @ T @ R - V) < 1e-6
+    assert size(T) < 1e4 / floor**0.5
+
+
 @pytest.mark.parametrize("column", [0, 1, -1])
 def test_a_zero_column_is_dropped_exactly(column: int) -> None:
     V = noise(1, 5, 12, 4)

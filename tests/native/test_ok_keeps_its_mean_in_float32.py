@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stream_rnn.cells import Lstm
+from stream_rnn.cells import Lstm, Tanh
 from stream_rnn.credit import Ok
 from stream_rnn.linearization import Linearization
 
@@ -72,3 +72,31 @@ def test_the_mean_is_kept_and_the_variance_least(r: int, nearness: str, path: st
         variance = float((kept_BMX - truth_MX).square().sum(dim=(1, 2)).mean())
         bound = least_variance(torch.linalg.svdvals(truth_MX).tolist()[: r + 1], r)
         assert abs(variance - bound) < 1e-7 * size**2
+
+
+@pytest.mark.parametrize("rank", [4, 8, 16])
+def test_where_most_units_saturate_at_once_what_is_left_is_exact(path: str, rank: int) -> None:
+    """Two rows of JA are left: r + 1 summands of rank 2, which r summands hold without an error.
+
+    Every surplus column of a factorization made the next ones larger, up to infinity.
+    """
+    B, N, n_inputs = 200, 17, 20
+    cell, noise = Tanh(n_inputs, N), torch.Generator().manual_seed(0)
+    rule = Ok(cell, B, torch.Generator().manual_seed(0), rank=rank, chunks="row")
+    for name, state in rule.lane_state.items():
+        rule.lane_state[name] = torch.randn(state.shape, generator=noise)
+    U_BCMR, A_BSCR = rule.lane_state["U_BCMR"].clone(), rule.lane_state["A_BgSLR"][:, 0].clone()
+    drive_BN, u_BM = torch.zeros(B, N), torch.randn(B, n_inputs + N + 1, generator=noise)
+    drive_BN[:, :2] = 0.5
+    carry_BKKN = torch.zeros(B, 1, 1, N)
+    W_h_ZN = torch.randn(N, N, generator=noise) / N**0.5
+    lin = Linearization(W_h_ZN, drive_BN[:, None, None], carry_BKKN, u_BM)
+    rule.observe(lin, torch.zeros(B, N), torch.ones(B, dtype=torch.bool))
+    assert rule.healthy().all()
+    JA_BSCR = torch.einsum("bst,btcr->bscr", lin.J_h_BSN(), A_BSCR)
+    truth_BCMS = torch.einsum("bcmr,bscr->bcms", U_BCMR.double(), JA_BSCR.double())
+    truth_BCMS += (torch.diag_embed(drive_BN)[:, :, None] * u_BM[:, None, :, None]).double()
+    U_BCMR, A_BSCR = rule.lane_state["U_BCMR"].double(), rule.lane_state["A_BgSLR"][:, 0].double()
+    got_BCMS = torch.einsum("bcmr,bscr->bcms", U_BCMR, A_BSCR)
+    error_BC = (got_BCMS - truth_BCMS).flatten(2).norm(dim=2)
+    assert float((error_BC / truth_BCMS.flatten(2).norm(dim=2)).max()) < 2e-4

@@ -21,8 +21,8 @@ inline vd root(vd x) {
 }
 inline bool any(vm mask) { return (mask[0] | mask[1] | mask[2] | mask[3]) != 0; }
 
-// Upper triangular R and T with R T = I; pivots raised to `floor` times the diagonal; a column that
-// is exactly zero is dropped exactly. `gram` is used up.
+// Upper triangular R and T with R T = I; pivots raised to `floor` times the diagonal, what is right of
+// these zero; a column that is exactly zero is dropped exactly. `gram` is used up.
 static void floored_cholesky(int n, Matrix gram, double floor, Matrix R, Matrix T) {
   const vd zero = {};
   vd least[MOST];
@@ -34,13 +34,13 @@ static void floored_cholesky(int n, Matrix gram, double floor, Matrix R, Matrix 
   }
   for (int i = 0; i < n * n; i++) R[i] = T[i] = zero;
   for (int j = 0; j < n; j++) {
-    vd pivot = gram[j * n + j];
-    pivot = pivot > least[j] ? pivot : least[j];
+    const vm counts = gram[j * n + j] > least[j];
+    const vd pivot = counts ? gram[j * n + j] : least[j];
     const vd length = alive[j] ? root(pivot) : zero;
     const vd inverse = alive[j] ? 1.0 / length : zero;
     R[j * n + j] = length;
     T[j * n + j] = inverse;
-    for (int k = j + 1; k < n; k++) R[j * n + k] = gram[j * n + k] * inverse;
+    for (int k = j + 1; k < n; k++) R[j * n + k] = counts ? gram[j * n + k] * inverse : zero;
     for (int i = j + 1; i < n; i++)
       for (int k = i; k < n; k++) gram[i * n + k] -= R[j * n + i] * R[j * n + k];
   }
