@@ -110,13 +110,14 @@ def _show(letter: Letter, as_lines: bool, is_first: bool) -> None:
 
 
 def _when(letter: Letter) -> str:
-    """The event's own time (UTC), where it has one."""
-    if letter.timestamp is None:
+    """When it was written (UTC); of a letter that does not say so, the event's own time."""
+    moment = letter.timestamp if letter.written_at is None else letter.written_at
+    if moment is None:
         return "-"
     try:
-        return f"{datetime.fromtimestamp(letter.timestamp, UTC):%Y-%m-%d %H:%M:%S}"
+        return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError, OSError):
-        return str(letter.timestamp)
+        return str(moment)
 
 
 def _damaged(n: int) -> str:

@@ -62,6 +62,16 @@ def test_a_table_tells_when_which_and_why(state: Path) -> None:
     assert "2 of 2 dead letters" in result.stderr
 
 
+def test_a_letter_tells_when_it_was_written_before_the_time_of_its_event(state: Path) -> None:
+    stamp = {"written_at": 1_700_000_000.0}
+    write(state, letter(1, b"x", **stamp), letter(2, b"x", timestamp=1.0, **stamp))
+    _, *rows = dlq("ls", state).stdout.splitlines()
+    assert [row.split()[:3] for row in rows] == [
+        ["2023-11-14", "22:13:20", "p:1"],
+        ["2023-11-14", "22:13:20", "p:2"],
+    ]
+
+
 def test_stages_and_the_newest_ones_can_be_chosen(state: Path) -> None:
     write(state, *(letter(n, b"x", stage="poison" if n % 2 else "decode") for n in range(10)))
     lines = dlq("ls", state, "--json", "--stage", "poison", "--last", 2).stdout.splitlines()
