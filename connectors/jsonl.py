@@ -431,7 +431,9 @@ def _open_file(path: Path) -> io.FileIO | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SettingError(f"path: cannot open {path}: {error.strerror}") from error
+        raise SettingError(
+            f"path: cannot open {path}: {error.strerror}; name a file that this user may read"
+        ) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise SettingError(f'path: {path} is not a regular file; pipes are read by kind = "stdin"')

@@ -143,5 +143,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (OSError, UnicodeDecodeError, csv.Error, zmq.ZMQError) as wrong:
+    except UnicodeDecodeError as wrong:
+        sys.exit(f"replay: {sys.argv[1]}: {wrong}; convert it: iconv -f LATIN1 -t UTF-8")
+    except (OSError, csv.Error, zmq.ZMQError) as wrong:
         sys.exit(f"replay: {wrong}")

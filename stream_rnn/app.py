@@ -165,10 +165,8 @@ def build(
     )
     apart = _apart(tables, task, model.chosen)
     readers, socket = (None, None) if apart else _readers(tables, engine, model.chosen)
-    sinks = [
-        _plug_in("[[sink]]", table, Sink, "stream_rnn.sinks")
-        for table in tables.get("sink", [_default_sink(state)])
-    ]
+    sink_tables = tables.get("sink", [_default_sink(state)])
+    sinks = [_plug_in("[[sink]]", table, Sink, "stream_rnn.sinks") for table in sink_tables]
     letter_path = str(letters.file(state.dir))
     letter_table = {
         "kind": "jsonl",
@@ -176,6 +174,11 @@ def build(
         "max_bytes": letters.max_bytes,
         "keep": letters.keep,
     }
+    _require_files_apart(
+        ("[source]", tables["source"]),
+        *(("[[sink]]", table) for table in sink_tables),
+        ("[dead_letter]", letter_table),
+    )
     return Job(
         source=journaling,
         engine=engine,
@@ -363,6 +366,21 @@ def _checked(place: str, make: Callable[[], T]) -> T:
         return make()
     except ValueError as error:
         raise ConfigError(f"{place} {error}") from error
+
+
+def _require_files_apart(*placed: tuple[str, Mapping[str, Any]]) -> None:
+    """Refuse a file that two tables name: a sink appends to its own, cuts and rotates it."""
+    taken: dict[Path, str] = {}
+    for place, table in placed:
+        if table["kind"] != "jsonl":
+            continue
+        path = Path(table["path"]).resolve()
+        if path in taken:
+            raise ConfigError(
+                f"{place} path: {table['path']} is the file of {taken[path]}; give each a file of "
+                "its own"
+            )
+        taken[path] = place
 
 
 def _default_sink(state: State) -> dict[str, Any]:

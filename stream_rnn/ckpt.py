@@ -11,7 +11,7 @@ from stream_rnn import config
 from stream_rnn.app import build_source
 from stream_rnn.assembly.settings import build_state
 from stream_rnn.checkpoint import compare, export, snapshot
-from stream_rnn.checkpoint.files import CheckpointError
+from stream_rnn.checkpoint.files import CheckpointError, Forbidden, readable
 from stream_rnn.checkpoint.rollback import roll_back
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.config import ConfigError
@@ -24,10 +24,14 @@ Positions = dict[str, dict[str, int | str]]
 
 def folder_of(target: Path) -> Path:
     """The state folder that `target` is, or that the configuration `target` names."""
-    if target.is_dir():
-        return target
-    if not target.exists():
-        raise ConfigError(f"{target}: no such state folder or configuration")
+    try:
+        with readable(target):
+            if target.is_dir():
+                return target
+            if not target.exists():
+                raise ConfigError(f"{target}: no such state folder or configuration")
+    except Forbidden as error:
+        raise ConfigError(str(error)) from error
     return Path(build_state(config.load(target)).dir)
 
 
@@ -190,7 +194,11 @@ def _moves(before: Positions, after: Positions) -> list[str]:
 
 
 def _snapshots(directory: Path) -> list[Path]:
-    folders = snapshot.snapshots(directory)
+    try:
+        with readable(directory):
+            folders = snapshot.snapshots(directory)
+    except Forbidden as error:
+        raise ConfigError(str(error)) from error
     if not folders:
         raise ConfigError(f"{directory}: no snapshots here")
     return folders

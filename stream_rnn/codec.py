@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from stream_rnn.spi import Codec, DecodeError, Record, SettingError
 
 MAX_BYTES = 64 * 1024 * 1024
 _SHOWN_BYTES = 48
+_BOM = "it begins with a byte order mark; write UTF-8 without one"
 
 
 class _Checked:
@@ -40,7 +42,7 @@ class _Checked:
             raise DecodeError(f"{expected} nested too deeply: {_shown(data)}") from None
         # UnicodeDecodeError and integers with thousands of digits are plain ValueErrors.
         except (msgspec.MsgspecError, ValueError, OverflowError) as error:
-            reason = str(error)[:200]
+            reason = str(error)[:200] if not data.startswith(BOM_UTF8) else _BOM
             raise DecodeError(f"expected {expected}, got {_shown(data)}: {reason}") from None
 
 

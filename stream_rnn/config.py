@@ -40,12 +40,16 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a configuration") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; give the path of a configuration"
+        ) from None
     if len(data) > 1 << 20:
         raise ConfigError(f"{path}: {len(data)} bytes is no configuration (at most 1 MiB)")
     try:
-        return tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}; save it as UTF-8") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -174,7 +178,18 @@ def convert(
     except msgspec.ValidationError as error:
         text = str(error).replace("Expected", "expected").replace("`", "")
         text = _THEIRS.sub(lambda found: IN_TOML[found[0]], text)
+        text = text.replace("Invalid enum value", f"expected {_choices(annotation)}, got")
         raise ConfigError(f"{place}: {text} ({_shown(value if strict else written)})") from None
+
+
+def _choices(annotation: Any) -> str:
+    """The texts that an annotation allows somewhere within it."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(f'"{choice}"' for choice in typing.get_args(annotation))
+    parts: list[Any] = [*typing.get_args(annotation)]
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        parts += typing.get_type_hints(annotation).values()
+    return " or ".join(filter(None, map(_choices, parts)))
 
 
 def resolve_secret(place: str, key: str, value: object) -> object:

@@ -15,7 +15,7 @@ import click
 
 from stream_rnn import config
 from stream_rnn.assembly import settings
-from stream_rnn.checkpoint.files import CheckpointError
+from stream_rnn.checkpoint.files import CheckpointError, readable
 from stream_rnn.config import ConfigError
 from stream_rnn.letters import Damaged, Letter, as_json, files_of, plain, read
 
@@ -81,9 +81,10 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
 
 
 def _letters(target: Path) -> Iterator[Letter | Damaged]:
-    path = _path(target)
     try:
-        yield from read(files_of(path))
+        with readable(target):
+            files = files_of(_path(target))
+        yield from read(files)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
 
@@ -110,13 +111,14 @@ def _show(letter: Letter, as_lines: bool, is_first: bool) -> None:
 
 
 def _when(letter: Letter) -> str:
-    """The event's own time (UTC), where it has one."""
-    if letter.timestamp is None:
+    """When it was written (UTC); of a letter that does not say so, the event's own time."""
+    moment = letter.timestamp if letter.written_at is None else letter.written_at
+    if moment is None:
         return "-"
     try:
-        return f"{datetime.fromtimestamp(letter.timestamp, UTC):%Y-%m-%d %H:%M:%S}"
+        return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError, OSError):
-        return str(letter.timestamp)
+        return str(moment)
 
 
 def _damaged(n: int) -> str:

@@ -29,6 +29,7 @@ class Letter(msgspec.Struct, frozen=True):
     partition: str = ""
     position: int | str = ""
     timestamp: float | None = None
+    written_at: float | None = None
     size_bytes: int = 0
     sha256: str = ""
     data_base64: str = ""

@@ -126,3 +126,8 @@ def test_an_unknown_codec_names_the_known_ones() -> None:
 def test_a_limit_below_one_byte_is_refused() -> None:
     with pytest.raises(SettingError, match=r"^max_bytes: must be at least 1, got 0"):
         JsonCodec(max_bytes=0)
+
+
+def test_a_byte_order_mark_is_called_by_its_name() -> None:
+    with pytest.raises(DecodeError, match="begins with a byte order mark; write UTF-8 without one"):
+        JsonCodec().decode(b'\xef\xbb\xbf{"a": 1}')

@@ -63,7 +63,7 @@ def test_a_table_becomes_an_object() -> None:
         ({"name": 1}, "[thing] name: expected str, got int (1)"),
         ({"name": "n", "count": "2"}, "[thing] count: expected int, got str ('2')"),
         ({"name": "n", "count": True}, "[thing] count: expected int, got bool (True)"),
-        ({"name": "n", "mode": "c"}, "[thing] mode: Invalid enum value 'c' ('c')"),
+        ({"name": "n", "mode": "c"}, """[thing] mode: expected "a", "b", got 'c' ('c')"""),
         ({"name": "n", "tags": ["t", 1]}, "[thing] tags: expected str, got int - at $[1]"),
         ({"name": "n", "part": {"size": "x"}}, "expected int, got str - at $.size"),
         ({"name": "n", "part": {"sise": 1}}, "[thing] part unknown key 'sise'; did you mean"),
@@ -153,4 +153,17 @@ def test_a_configuration_of_gigabytes_is_not_read_to_its_end(tmp_path: Path) -> 
     path = tmp_path / "big.toml"
     path.write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(ConfigError, match="is no configuration"):
+        config.load(path)
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf[state]\ndir = 'd'\n")
+    assert config.load(path) == {"state": {"dir": "d"}}
+
+
+def test_a_file_that_is_not_utf_8_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes("[state]\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"config\.toml: not valid TOML: .*; save it as UTF-8"):
         config.load(path)

@@ -1,6 +1,7 @@
 """`stream-rnn dlq`: a table, JSON, the original bytes; hostile files change nothing about it."""
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -60,6 +61,16 @@ def test_a_table_tells_when_which_and_why(state: Path) -> None:
     assert first.endswith("{oops")
     assert second.split()[:3] == ["-", "p:2", "learn"]
     assert "2 of 2 dead letters" in result.stderr
+
+
+def test_a_letter_tells_when_it_was_written_before_the_time_of_its_event(state: Path) -> None:
+    stamp = {"written_at": 1_700_000_000.0}
+    write(state, letter(1, b"x", **stamp), letter(2, b"x", timestamp=1.0, **stamp))
+    _, *rows = dlq("ls", state).stdout.splitlines()
+    assert [row.split()[:3] for row in rows] == [
+        ["2023-11-14", "22:13:20", "p:1"],
+        ["2023-11-14", "22:13:20", "p:2"],
+    ]
 
 
 def test_stages_and_the_newest_ones_can_be_chosen(state: Path) -> None:
@@ -193,6 +204,23 @@ def test_a_link_and_a_pipe_are_not_read(state: Path, tmp_path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
     assert isinstance(dlq("ls", state).exception, ConfigError)
+
+
+@pytest.mark.parametrize("command", ["ls", "replay"])
+def test_another_user_s_folder_is_named_with_the_remedy(
+    state: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    asked = os.stat
+
+    def denied(path: Any, **more: Any) -> os.stat_result:  # root may look into what is 0000
+        if Path(path).parent == state:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return asked(path, **more)
+
+    monkeypatch.setattr(os, "stat", denied)
+    refused = dlq(command, state).exception
+    assert isinstance(refused, ConfigError)
+    assert "this user may not read it; be the daemon's user or root" in str(refused)
 
 
 def test_without_letters_it_says_so(state: Path) -> None:

@@ -97,6 +97,23 @@ CASES: dict[str, tuple[str, list[str]]] = {
     "target no text": (changed('target = "y"', "target = 5"), ["[task] target", "got int"]),
     "target missing": (changed('target = "y"\n', ""), ["[task] 'target' is missing"]),
     "no numbers": (GOOD + "[features]\nnumeric = 'y'\n", ["[features] numeric", "array"]),
+    "unknown cycle": (
+        GOOD + "[features]\ncalendar = { field = 'at', cycles = ['dy'] }\n",
+        ["[features] calendar", 'expected "hour", "day", "week"', "got 'dy'"],
+    ),
+    "sink is the source": (
+        GOOD + "[[sink]]\nkind = 'jsonl'\npath = './events.jsonl'\n",
+        ["[[sink]] path: ./events.jsonl is the file of [source]", "a file of its own"],
+    ),
+    "letters are the source": (
+        GOOD + "[dead_letter]\npath = 'events.jsonl'\n",
+        ["[dead_letter] path: events.jsonl is the file of [source]"],
+    ),
+    "two sinks, one file": (
+        GOOD + "[[sink]]\nkind = 'jsonl'\npath = 'o'\n[[sink]]\nkind = 'jsonl'\npath = './o'\n",
+        ["[[sink]] path: ./o is the file of [[sink]]"],
+    ),
+    "source a folder": (changed('"events.jsonl"', '"."'), ["cannot open .", "name a file"]),
     "calendar text": (GOOD + "[features]\ncalendar = 'at'\n", ["[features] calendar"]),
     "cycle": (
         GOOD + "[features]\ncalendar = { field = 'at', cycles = ['lunch'] }\n",

@@ -232,6 +232,7 @@ def first_of_each_id(lines: list[Line]) -> tuple[list[Line], list[str]]:
     wrong = []
     for line in lines:
         told = line.pop("replayed", None)
+        line.pop("written_at", None)  # of a dead letter
         before = kept.setdefault(line["id"], line)
         if before is not line and told is False:
             wrong.append(f"{line['id']} comes again and does not say so")

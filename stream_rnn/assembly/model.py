@@ -207,5 +207,8 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device).tolist()  # "meta" holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         first = str(error).splitlines()[0]
-        raise ConfigError(f"[learner] device = {name!r} cannot be used: {first}") from None
+        raise ConfigError(
+            f"[learner] device = {name!r} cannot be used: {first}; leave it out, and what "
+            "is there is used"
+        ) from None
     return device

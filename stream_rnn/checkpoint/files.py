@@ -27,11 +27,28 @@ class UnknownFormat(CheckpointError):
     """Written by a newer version of this program: intact, so never passed over for an older one."""
 
 
+class Forbidden(CheckpointError):
+    """Another user's: perhaps intact, so never passed over for an older one."""
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Refuse in words what this user may not look into; `path` where the system names none."""
+    try:
+        yield
+    except PermissionError as error:
+        raise Forbidden(
+            f"{error.filename or path}: this user may not read it; be the daemon's user or root, "
+            "or hand it over (chown)"
+        ) from error
+
+
 @contextmanager
 def open_regular(path: Path) -> Iterator[int]:
     """Open for reading what is a plain file: no link out of the folder, no pipe that never ends."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with readable(path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     try:

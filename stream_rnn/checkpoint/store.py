@@ -22,6 +22,7 @@ import msgspec
 from stream_rnn.checkpoint.faults import fault
 from stream_rnn.checkpoint.files import (
     CheckpointError,
+    Forbidden,
     UnknownFormat,
     explained,
     remove,
@@ -101,6 +102,7 @@ class Store:
         Raises:
             CheckpointError: there are snapshots and none verifies (never start afresh silently).
             UnknownFormat: the newest was written by a newer version.
+            Forbidden: the newest is another user's.
         """
         self._require_open()
         for leftover in self.directory.glob(".tmp-*"):
@@ -110,7 +112,7 @@ class Store:
         for path in snapshots(self.directory):
             try:
                 loaded = read(path)
-            except UnknownFormat:
+            except (UnknownFormat, Forbidden):
                 raise
             except CheckpointError as error:
                 _log.warning("snapshot damaged, trying the one before it: %s", error)

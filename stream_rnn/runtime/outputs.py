@@ -60,7 +60,9 @@ class Outputs:
             if outputs:
                 self._write(sink, outputs)
         if letters:
-            self._write(self.dead_letters, letters)
+            written_at = time.time()
+            stamped = [{"written_at": written_at, **letter} for letter in letters]
+            self._write(self.dead_letters, stamped)
             for letter in letters:
                 self._metrics.dead_letters[letter["stage"]] += 1
             newest = tuple(in_short(letter) for letter in letters[-SHOWN_LETTERS:])

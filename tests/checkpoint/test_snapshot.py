@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from stream_rnn.checkpoint.files import CheckpointError, UnknownFormat
+from stream_rnn.checkpoint.files import CheckpointError, Forbidden, UnknownFormat
 from stream_rnn.checkpoint.manifest import FORMAT
-from stream_rnn.checkpoint.snapshot import Snapshot, read
+from stream_rnn.checkpoint.snapshot import Snapshot, read, snapshots
 from stream_rnn.checkpoint.store import Store
+from stream_rnn.config import ConfigError
+from stream_rnn.resuming import newest_readable
 
 FILES = ["state.safetensors", "host.json", "manifest.json"]
 
@@ -320,3 +323,24 @@ def test_a_newer_format_is_named_and_never_passed_over(
     forged(step_folder(two, 20), format=FORMAT + 1)
     with pytest.raises(UnknownFormat, match="newer version of stream-rnn"):
         open_store(two).newest()
+
+
+def test_another_user_s_snapshot_is_refused_and_not_taken_for_damage(
+    two: Path,
+    open_store: Callable[[Path], Store],
+    step_folder: Callable[[Path, int], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    newest, opened = step_folder(two, 20), os.open
+
+    def denied(path: Any, *arguments: Any, **more: Any) -> int:  # root may read what is 0000
+        if Path(path).is_relative_to(newest):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(Forbidden, match=r"manifest\.json: this user may not read it; .*chown"):
+        open_store(two).newest()
+    assert newest.is_dir()
+    with pytest.raises(ConfigError, match="this user may not read it"):
+        newest_readable(snapshots(two))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -289,3 +290,19 @@ def test_a_forged_snapshot_does_not_steer_the_terminal(
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
     assert "\x1b" not in told(capfd, "ckpt", "ls", "state")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("ls", "state"), ("ls", "config.toml"), ("show", "state"), ("verify", "state")]
+)
+def test_another_user_s_folder_is_named_with_the_remedy(place, capfd, monkeypatch, arguments):
+    listed = os.listdir
+
+    def denied(path: object = ".") -> list[str]:  # root may look into what is 0000
+        if Path(str(path)).name == "state":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    said = told(capfd, "ckpt", *arguments, code=78)
+    assert "state: this user may not read it; be the daemon's user or root" in said

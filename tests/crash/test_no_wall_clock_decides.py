@@ -14,6 +14,7 @@ OF = {"time", "datetime", "date"}
 SHOWN_ONLY = {
     "stream_rnn/runtime/watch.py": "a gauge",
     "stream_rnn/runtime/loop.py": "a histogram of the delay of events",
+    "stream_rnn/runtime/outputs.py": "when a dead letter was written",
     "stream_rnn/runtime/showing.py": "a stamp for the live page",
     "stream_rnn/runtime/control.py": "since when a pause lasts",
     "stream_rnn/top/screen.py": "what a screen shows",

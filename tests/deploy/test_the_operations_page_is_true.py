@@ -21,16 +21,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "operations.md"
 PATIENCE_S = 240.0
-CONFIG = """
-source = { kind = "jsonl", path = "events.jsonl", follow = true }
-task = { kind = "forecast", target = "y" }
-state = { dir = "state", every_events = 50 }
-sink = [{ kind = "jsonl", path = "predictions.jsonl" }]
-[learner]
-cell = { kind = "gru", units = 4 }
-credit = { kind = "rtrl" }
-optimizer = { kind = "adam", lr = 0.01 }
-"""
 # the program is not installed where the tests run
 SHELL = f'set -euo pipefail\nstream-rnn() {{ "{sys.executable}" -m stream_rnn "$@"; }}\n'
 
@@ -75,7 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("operations")
     lines = (json.dumps({"y": i * i % 17}) for i in range(4000))
     (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "config.toml").write_text(CONFIG)
+    (config,) = re.findall(r"(?ms)^```toml\n(.*?)^```$", PAGE.read_text())
+    (folder / "config.toml").write_text(config)
     return folder
 
 

@@ -474,6 +474,15 @@ def test_dead_letters_go_to_their_own_sink_only(make: Make) -> None:
     assert [letter["position"] for letter in runtime.outputs.dead_letters.records] == [3]
 
 
+def test_a_dead_letter_says_when_it_was_written(make: Make) -> None:
+    before = time.time()
+    runtime = make(ScriptedSource([b"no JSON", EndOfStream()]))
+    runtime.run()
+    assert isinstance(runtime.outputs.dead_letters, ListSink)
+    (letter,) = runtime.outputs.dead_letters.records
+    assert before <= letter["written_at"] <= time.time()
+
+
 # Looking --------------------------------------------------------------------------------------
 
 
