@@ -102,7 +102,8 @@ class Ok(Noisy):
             V64 = V_QMr.double()
             gram_V = torch.bmm(V64.transpose(1, 2), V64)
             gram_A = torch.bmm(P_QPr.transpose(1, 2), P_QPr).double()
-            norm_B = (gram_V * gram_A).view(self.n_lanes, -1).sum(dim=1).sqrt()
+            squares_B = (gram_V * gram_A).view(self.n_lanes, -1).sum(dim=1)
+            norm_B = squares_B.clamp_(min=0.0).sqrt()  # sums that cancel may be rounded below 0
             sound_B = is_sound(norm_B)
             use_B = live_B & sound_B
 

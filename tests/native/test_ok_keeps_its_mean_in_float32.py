@@ -100,3 +100,21 @@ def test_where_most_units_saturate_at_once_what_is_left_is_exact(path: str, rank
     got_BCMS = torch.einsum("bcmr,bscr->bcms", U_BCMR, A_BSCR)
     error_BC = (got_BCMS - truth_BCMS).flatten(2).norm(dim=2)
     assert float((error_BC / truth_BCMS.flatten(2).norm(dim=2)).max()) < 2e-4
+
+
+@pytest.mark.parametrize("rank", [2, 4])
+def test_summands_that_cancel_are_sound(path: str, rank: int) -> None:
+    """Their sum is 0, and the sum of products of its square may be rounded below that."""
+    B, N, n_inputs = 100, 7, 4
+    cell, noise = Tanh(n_inputs, N), torch.Generator().manual_seed(0)
+    rule = Ok(cell, B, torch.Generator().manual_seed(0), rank=rank, chunks="joint")
+    U_BCMR, A_BgSLR = rule.lane_state["U_BCMR"], rule.lane_state["A_BgSLR"]
+    for state, sign in ((U_BCMR, 1), (A_BgSLR, -1)):
+        state.copy_(torch.randn(state.shape, generator=noise))
+        state[..., rank // 2 :] = sign * state[..., : rank // 2]
+    carry_BKKN = torch.ones(B, 1, 1, N)
+    u_BM = torch.randn(B, n_inputs + N + 1, generator=noise)
+    lin = Linearization(torch.zeros(N, N), torch.zeros(B, 1, 1, N), carry_BKKN, u_BM)
+    rule.observe(lin, torch.zeros(B, N), torch.ones(B, dtype=torch.bool))
+    assert rule.healthy().all()
+    assert float(rule.report()["influence_norm"]) < 0.2  # of summands of size 20

@@ -77,7 +77,7 @@ static void reduce_chunks(const Observation& o, const Sizes& z, const Work& w, i
 
 // Whether OK's credit of a lane, with this sum of squares, may go on; it restarts otherwise.
 static bool ok_is_sound(const Observation& o, const Sizes& z, int64_t b, double squares, float* U, float* A) {
-  o.norm[b] = std::sqrt(squares);
+  o.norm[b] = std::sqrt(squares < 0 ? 0 : squares);  // sums that cancel may be rounded below 0
   o.healthy[b] = o.norm[b] <= EXPLODED;
   if (o.healthy[b]) return true;
   std::memset(o.variance + b * z.chunks, 0, sizeof(double) * z.chunks);
