@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -24,14 +26,11 @@ Positions = dict[str, dict[str, int | str]]
 
 def folder_of(target: Path) -> Path:
     """The state folder that `target` is, or that the configuration `target` names."""
-    try:
-        with readable(target):
-            if target.is_dir():
-                return target
-            if not target.exists():
-                raise ConfigError(f"{target}: no such state folder or configuration")
-    except Forbidden as error:
-        raise ConfigError(str(error)) from error
+    with _looked_into(target):
+        if target.is_dir():
+            return target
+        if not target.exists():
+            raise ConfigError(f"{target}: no such state folder or configuration")
     return Path(build_state(config.load(target)).dir)
 
 
@@ -194,14 +193,21 @@ def _moves(before: Positions, after: Positions) -> list[str]:
 
 
 def _snapshots(directory: Path) -> list[Path]:
-    try:
-        with readable(directory):
-            folders = snapshot.snapshots(directory)
-    except Forbidden as error:
-        raise ConfigError(str(error)) from error
+    with _looked_into(directory):
+        folders = snapshot.snapshots(directory)
     if not folders:
         raise ConfigError(f"{directory}: no snapshots here")
     return folders
+
+
+@contextmanager
+def _looked_into(path: Path) -> Iterator[None]:
+    """What this user may not look into is a wrong setting."""
+    try:
+        with readable(path):
+            yield
+    except Forbidden as error:
+        raise ConfigError(str(error)) from error
 
 
 def _newest(target: Path) -> Loaded:

@@ -12,7 +12,7 @@ import msgspec
 from stream_rnn.app import Job, fingerprint, task_of, written_out
 from stream_rnn.checkpoint import snapshot
 from stream_rnn.checkpoint.compare import differences
-from stream_rnn.checkpoint.files import CheckpointError, Forbidden, UnknownFormat
+from stream_rnn.checkpoint.files import CheckpointError, PerhapsIntact
 from stream_rnn.checkpoint.owner import move_aside
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.checkpoint.store import Store
@@ -66,7 +66,7 @@ def newest_readable(folders: list[Path]) -> Loaded | None:
     for folder in folders:
         try:
             return _written_out(snapshot.read(folder))
-        except (UnknownFormat, Forbidden) as error:
+        except PerhapsIntact as error:
             raise ConfigError(f"[state] {error}") from error
         except CheckpointError as error:
             errors.append(str(error))

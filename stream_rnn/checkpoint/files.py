@@ -23,12 +23,16 @@ class Fenced(CheckpointError):
     """The folder belongs to a newer process now: stop, write nothing more."""
 
 
-class UnknownFormat(CheckpointError):
-    """Written by a newer version of this program: intact, so never passed over for an older one."""
+class PerhapsIntact(CheckpointError):
+    """A snapshot of which nothing says that it is damaged: never passed over for an older one."""
 
 
-class Forbidden(CheckpointError):
-    """Another user's: perhaps intact, so never passed over for an older one."""
+class UnknownFormat(PerhapsIntact):
+    """Written by a newer version of this program."""
+
+
+class Forbidden(PerhapsIntact):
+    """Another user's."""
 
 
 @contextmanager

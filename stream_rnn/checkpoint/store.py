@@ -22,8 +22,7 @@ import msgspec
 from stream_rnn.checkpoint.faults import fault
 from stream_rnn.checkpoint.files import (
     CheckpointError,
-    Forbidden,
-    UnknownFormat,
+    PerhapsIntact,
     explained,
     remove,
     sync_folder,
@@ -101,8 +100,7 @@ class Store:
 
         Raises:
             CheckpointError: there are snapshots and none verifies (never start afresh silently).
-            UnknownFormat: the newest was written by a newer version.
-            Forbidden: the newest is another user's.
+            PerhapsIntact: the newest was written by a newer version, or is another user's.
         """
         self._require_open()
         for leftover in self.directory.glob(".tmp-*"):
@@ -112,7 +110,7 @@ class Store:
         for path in snapshots(self.directory):
             try:
                 loaded = read(path)
-            except (UnknownFormat, Forbidden):
+            except PerhapsIntact:
                 raise
             except CheckpointError as error:
                 _log.warning("snapshot damaged, trying the one before it: %s", error)

@@ -267,7 +267,7 @@ class Engine:
         except DecodeError as error:
             item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
         except BadEvent as error:
-            item.letter = self._lines.letter(event, "features", error.issue, str(error))
+            item.letter = self._refused(event, error)
 
     def pass_over(self, n: int, positions: Position) -> None:
         """Take `n` events as applied that were shed before they got here.
@@ -404,8 +404,7 @@ class Engine:
                 try:
                     self._prepare(item, item.record)
                 except BadEvent as error:
-                    issue, reason = error.issue, str(error)
-                    item.letter = self._lines.letter(item.event, "features", issue, reason)
+                    item.letter = self._refused(item.event, error)
                 else:
                     laid.append(item)
         for i in range(max([len(item.steps) for item in laid], default=0)):
@@ -428,6 +427,9 @@ class Engine:
             self._reset_lane(lane)
         item.steps = self.task.steps(record, lane)
         item.lane = lane
+
+    def _refused(self, event: Event, error: BadEvent) -> Record:
+        return self._lines.letter(event, "features", error.issue, str(error))
 
     def _reset_lane(self, lane: int) -> None:
         if lane in self._laid_lanes or self.learner.owes(lane):
