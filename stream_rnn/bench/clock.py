@@ -1,9 +1,11 @@
 """Durations on a machine that others use, too: everything that is compared takes turns.
 
 Shared machines change speed from minute to minute, and interrupt. So candidates run one after
-another, again and again; what counts is the processor time of this thread, which does not grow
-while others have the core (what they do to the caches shows), and each figure is the least of the
-medians of several rounds. What to quote are ratios within one table.
+another, again and again, each once uncounted and then once more: ticks of a stream follow upon one
+another, and find in the caches what the tick before left there, not what another candidate did.
+What counts is the processor time of this thread, which does not grow while others have the core
+(what they do to the caches shows), and each figure is the least of the medians of several rounds.
+What to quote are ratios within one table.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def medians_us(runs: Runs, seconds: float, rounds: int = ROUNDS) -> dict[str, fl
             while n < LEAST or time.perf_counter() < deadline:
                 n += 1
                 for name, (count, run) in runs.items():
+                    run()
                     start = time.thread_time()
                     run()
                     times[name].append((time.thread_time() - start) / count)

@@ -23,6 +23,7 @@ from stream_rnn.bench.stages import Daemon
 from stream_rnn.config import ConfigError
 from stream_rnn.engine.frames import numerics
 from stream_rnn.native import loading
+from stream_rnn.runtime.collector import settled
 
 SECONDS = {"quick": 0.4, "default": 0.6, "full": 1.0}  # for each row
 MACHINE_S = {"quick": 1.0, "default": 3.0, "full": 6.0}
@@ -47,7 +48,7 @@ def main(size: str, only: tuple[str, ...], json_path: Path | None, plot: Path | 
         require(plot)
     torch.set_num_threads(1)
     begun = time.monotonic()
-    with numerics():
+    with numerics(), settled():  # as the daemon learns
         here = machine.measure(MACHINE_S[size])
         click.echo(head(here))
         measured: list[Row] = []

@@ -26,6 +26,7 @@ from stream_rnn.recurrence import Dense
 
 MANY = 64  # ticks a call at most ...
 CALL_US = 1000.0  # ... or as many as take about this long: longer ones are interrupted
+CALLS = 4  # timed together, if they are of several ticks: room for outcomes is made for so many calls
 STEPS = 8  # ticks, credit steps or products timed together: a stream has them one after another
 COUNTED = 4  # ticks whose allocations are counted
 
@@ -92,6 +93,7 @@ def measure(case: Case, machine: Machine, seconds: float) -> Row:
     """The row of a case, in about so many seconds, or as long as a few ticks take."""
     learner = case.learner()
     n = ticks_a_call(learner, case)
+    calls = CALLS if n > 1 else 1
     block = case.block(n)
     frame = block.frame(0)
     single = case.learner()  # its own: outcomes of one tick and of many lie apart
@@ -101,9 +103,9 @@ def measure(case: Case, machine: Machine, seconds: float) -> Row:
     runs = {
         "credit": _repeated(steps, credit_step(case.learner(), case)),
         "tick": _repeated(steps, lambda: single.step(frame)),
-        "many": (n, blocks(learner, block)),
-        "frozen": (n, blocks(learner, block, "nothing")),
-        "forward": (n, blocks(watcher, block, "nothing")),
+        "many": (n * calls, blocks(learner, block, calls)),
+        "frozen": (n * calls, blocks(learner, block, calls, "nothing")),
+        "forward": (n * calls, blocks(watcher, block, calls, "nothing")),
     }
     product = case.product()
     if product is not None:
@@ -185,12 +187,15 @@ def _repeated(n: int, once: Callable[[], object]) -> tuple[int, Callable[[], obj
     return n, lambda: [once() for _ in range(n)]
 
 
-def blocks(learner: Learner, block: Block, teaches: Teaches = "all") -> Callable[[], object]:
-    """Learns the block once."""
+def blocks(
+    learner: Learner, block: Block, times: int = 1, teaches: Teaches = "all"
+) -> Callable[[], object]:
+    """Learns the block so many times."""
 
     def run() -> None:
         learner.teaches = teaches
-        run_all(learner, block)
+        for _ in range(times):
+            run_all(learner, block)
         learner.teaches = "all"
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -27,11 +28,23 @@ CONNECTORS = {"JsonlSink": "connectors.jsonl"}
 OURS = {"Engine": "stream_rnn.engine.engine", "Runtime": "stream_rnn.runtime.loop"}
 
 
-def test_candidates_take_turns() -> None:
+def test_candidates_take_turns_of_two_calls() -> None:
     order: list[str] = []
     runs = {name: (1, lambda name=name: order.append(name)) for name in "ab"}
     medians_us(runs, 0.0, rounds=2)
-    assert order == list("ab" * (1 + 2 * 3))
+    assert order == list("ab" + "aabb" * 2 * 3)
+
+
+def test_the_first_call_of_a_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, calls = 0.0, itertools.count()
+
+    def run() -> None:
+        nonlocal now
+        is_first = next(calls) % 2 == 1  # number 0 is the one before the rounds
+        now += 1.0 if is_first else 1e-6
+
+    monkeypatch.setattr("stream_rnn.bench.clock.time.thread_time", lambda: now)
+    assert medians_us({"each": (1, run)}, 0.0, rounds=2)["each"] == pytest.approx(1.0, rel=1e-3)
 
 
 def test_a_run_of_several_is_told_per_one() -> None:
