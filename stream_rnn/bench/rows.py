@@ -26,7 +26,7 @@ from stream_rnn.recurrence import Dense
 
 MANY = 64  # ticks a call at most ...
 CALL_US = 1000.0  # ... or as many as take about this long: longer ones are interrupted
-CALLS = 4  # timed together, if they are of several ticks: room for outcomes is made for so many calls
+CALLS = 4  # timed together, if of several ticks: room for outcomes is made for so many at once
 STEPS = 8  # ticks, credit steps or products timed together: a stream has them one after another
 COUNTED = 4  # ticks whose allocations are counted
 
