@@ -78,8 +78,8 @@ class Cell(ABC):
 
     def _assemble(self, x_BI: Tensor, s_BS: Tensor) -> Tensor:
         """u_t = [x_t, h_tm1, 1], (B, M)."""
-        h_BN = s_BS[:, : self.n_units]
-        return torch.cat((x_BI, h_BN, torch.ones_like(h_BN[:, :1])), dim=1)
+        h_BN = s_BS if self.blocks == 1 else s_BS[:, : self.n_units]
+        return torch.cat((x_BI, h_BN, h_BN.new_ones(len(h_BN), 1)), dim=1)
 
     def _recurrent_columns(self, W_ZM: Tensor) -> Tensor:
         return W_ZM[:, self.n_inputs : self.n_inputs + self.n_units]

@@ -33,10 +33,11 @@ class Rhn(Cell):
         gates_BGN = torch.sigmoid((u_BM @ W_ZM.T).view(-1, 2, self.n_units))
         slopes_BGN = torch.addcmul(gates_BGN, gates_BGN, gates_BGN, value=-1)
         half, f = gates_BGN.unbind(1)
-        c = 2 * half - 1  # its slope: twice that of `half`
-        d = s_BS - c
-        h_BN = torch.addcmul(c, f, d)
-        drive_BGN = torch.stack((2 - 2 * f, d), dim=1) * slopes_BGN
+        # d = h_tm1 - c with c = 2 half - 1, whose slope is twice that of `half`; h_t = h_tm1 - (1 - f) d
+        d = torch.sub(s_BS, half, alpha=2).add_(1)
+        twice_rest = torch.rsub(f, 2, alpha=2)  # 2 (1 - f)
+        h_BN = torch.addcmul(s_BS, twice_rest, d, value=-0.5)
+        drive_BGN = torch.stack((twice_rest, d), dim=1) * slopes_BGN
         carry_BKKN = f[:, None, None, :]
         W_h_ZN = self._recurrent_columns(W_ZM)
         return h_BN, Linearization(W_h_ZN, drive_BGN[:, None], carry_BKKN, u_BM)

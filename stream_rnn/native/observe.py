@@ -143,4 +143,6 @@ def own(lane_state: MutableMapping[str, Tensor], name: str) -> Tensor:
 
 def float_rows(tensor: Tensor) -> Tensor:
     """The same numbers as contiguous float32; the tensor itself where it is that already."""
-    return tensor.to(torch.float32).contiguous()
+    if tensor.dtype is not torch.float32:
+        tensor = tensor.to(torch.float32)
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
