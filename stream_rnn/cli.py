@@ -247,17 +247,17 @@ def ckpt_export(target: Path, step: str, file: Path, mean: bool) -> None:
 
 
 @cli.command()
-@click.argument("address", default="127.0.0.1:9464", metavar="[[https://]HOST:PORT]")
+@click.argument("target", default="127.0.0.1:9464", metavar="[[https://]HOST:PORT|CONFIG]")
 @click.option("--ready", is_flag=True, help="Ask whether it does its job, not whether it is alive.")
-def health(address: str, ready: bool) -> None:
+def health(target: str, ready: bool) -> None:
     """Whether a running daemon is well: exit code 0, else 1.
 
-    The one whose [metrics] page is at HOST:PORT.
+    The one whose [metrics] page is at HOST:PORT, or where CONFIG says.
     """
     from stream_rnn import probe
 
     try:
-        reasons = probe.ask(address, "/readyz" if ready else "/livez")
+        reasons = probe.ask(probe.address_of(target), "/readyz" if ready else "/livez")
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if reasons:

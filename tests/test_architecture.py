@@ -92,7 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resuming": {"config", "app", "checkpoint", "journal", "migration", "runtime"},
     "results": {"spi", "report", "scores", "tasks"},
     "demo": {"config"},
-    "probe": {"spi"},
+    "probe": {"spi", "config", "assembly"},
     "evaluation": {"spi", "app", "daemon", "console", "report", "results"},
     "asking": {"spi", "config", "cli", "readers"},
     "cli": {"config", "asking", "dlq", "ctl", "control", "probe", "top", *TOP},
