@@ -3,13 +3,15 @@
 import http.client
 import json
 import logging
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_rnn import app
+from stream_rnn.checkpoint.owner import read_epoch
+from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import _exit_code, cli
 from stream_rnn.control.server import ControlServer
 from stream_rnn.daemon import make_runtime
@@ -352,15 +356,40 @@ def test_check_of_a_source_that_is_not_there_yet_is_refused(
     assert "later.jsonl" in err
 
 
-@pytest.mark.parametrize("listener", ["metrics", "readers", "source"])
-def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
-    capfd: pytest.CaptureFixture[str], listener: str
-) -> None:
+@contextmanager
+def daemon_on(directory: Path) -> Iterator[Store]:
+    """What a daemon does for those beside it: it holds the folder and answers at its socket."""
+
     def ask(verb: str, argument: str) -> Future[dict[str, Any]]:
         answer: Future[dict[str, Any]] = Future()
         answer.set_result({"ok": True, "text": ""})
         return answer
 
+    with closing(Store(directory)) as store:
+        store.open()
+        with closing(ControlServer(directory, ask, list)) as server:
+            server.open()
+            yield store
+
+
+def test_check_tells_of_the_process_that_has_the_state_and_leaves_it_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run(capfd, "run", "config.toml", "--max-events", "5")
+    out, _ = run(capfd, "check", "config.toml")
+    assert "in use" not in out
+    with daemon_on(Path("state")) as store:
+        out, _ = run(capfd, "check", "config.toml")
+        assert re.search(rf"^  ok +state: in use by process {os.getpid()};", out, re.MULTILINE)
+        assert read_epoch(store.directory) == store.epoch
+        _, err = run(capfd, "run", "config.toml", code=78)
+    assert f"in use by process {os.getpid()}; stop it" in err
+
+
+@pytest.mark.parametrize("listener", ["metrics", "readers", "source"])
+def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
+    capfd: pytest.CaptureFixture[str], listener: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         text = f'{QUICK}[metrics]\naddress = "{address}"\n'
@@ -372,11 +401,8 @@ def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
         Path("config.toml").write_text(text)
         _, err = run(capfd, "check", "config.toml", code=78)
         assert f"[{listener}]" in err
-        Path("state").mkdir()
-        server = ControlServer(Path("state"), ask, list)
-        server.open()
-        out, _ = run(capfd, "check", "config.toml")
-        server.close()
+        with daemon_on(Path("state")):
+            out, _ = run(capfd, "check", "config.toml")
     assert "taken: a daemon runs on this state folder, so it was not tried" in out
 
 
