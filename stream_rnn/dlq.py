@@ -19,7 +19,7 @@ from stream_rnn.checkpoint.files import CheckpointError, readable
 from stream_rnn.config import ConfigError
 from stream_rnn.letters import Damaged, Letter, as_json, files_of, plain, read
 
-_WIDTHS = {"when": 19, "id": 34, "stage": 8, "issue": 12, "reason": 60, "first bytes": 40}
+_WIDTHS = {"when (UTC)": 19, "id": 34, "stage": 8, "issue": 12, "reason": 60, "first bytes": 40}
 
 
 def ls(target: Path, stages: Collection[str], as_lines: bool, last: int | None) -> None:

@@ -56,7 +56,7 @@ def test_a_table_tells_when_which_and_why(state: Path) -> None:
     write(state, letter(1, b"{oops", timestamp=1_700_000_000.0), letter(2, b"x", stage="learn"))
     result = dlq("ls", state)
     head, first, second = result.stdout.splitlines()
-    assert head.split() == ["when", "id", "stage", "issue", "reason", "first", "bytes"]
+    assert head.split() == ["when", "(UTC)", "id", "stage", "issue", "reason", "first", "bytes"]
     assert first.startswith("2023-11-14 22:13:20  p:1 ")
     assert first.endswith("{oops")
     assert second.split()[:3] == ["-", "p:2", "learn"]
