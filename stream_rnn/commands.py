@@ -197,7 +197,7 @@ def _runs(directory: Path) -> bool:
 
 def show(target: Path) -> None:
     """`stream-rnn show`."""
-    if target.is_dir():
+    if config.is_folder(target):
         ckpt.show(target)
         return
     tables = config.load(target)

@@ -15,7 +15,7 @@ import click
 
 from stream_rnn import config
 from stream_rnn.assembly import settings
-from stream_rnn.checkpoint.files import CheckpointError, readable
+from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.config import ConfigError
 from stream_rnn.letters import Damaged, Letter, as_json, files_of, plain, read
 
@@ -49,10 +49,11 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
     """
     if out is None and sys.stdout.isatty():
         raise ConfigError("dlq replay: the events are bytes as they came; name a file with --out")
+    letters = _letters(target)
     written = cut = unfit = n_damaged = 0
     seen: set[str] = set()
     with _open(out) as file:
-        for each in _letters(target):
+        for each in letters:
             if isinstance(each, Damaged):
                 n_damaged += 1
                 continue
@@ -81,9 +82,14 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
 
 
 def _letters(target: Path) -> Iterator[Letter | Damaged]:
+    path = _path(target)
+    with config.looked_at(path.parent):
+        files = files_of(path)
+    return _read(files)
+
+
+def _read(files: list[Path]) -> Iterator[Letter | Damaged]:
     try:
-        with readable(target):
-            files = files_of(_path(target))
         yield from read(files)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
@@ -91,7 +97,7 @@ def _letters(target: Path) -> Iterator[Letter | Damaged]:
 
 def _path(target: Path) -> Path:
     """The dead-letter file of a configuration or a state folder."""
-    if target.is_dir():
+    if config.is_folder(target):
         return target / settings.LETTERS
     tables = config.load(target)
     table = config.build("[dead_letter]", tables.get("dead_letter", {}), settings.DeadLetters)

@@ -24,7 +24,7 @@ def address_of(target: str) -> str:
             serves.
     """
     path = Path(target)
-    if path.is_dir():
+    if config.is_folder(path):
         raise ConfigError(f"health {target}: a folder; name the configuration or an address")
     if not path.is_file():
         if path.suffix == ".toml":

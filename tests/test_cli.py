@@ -1,5 +1,6 @@
 """The commands, as a person types them."""
 
+import errno
 import http.client
 import json
 import logging
@@ -411,6 +412,46 @@ def test_check_looks_at_the_newest_snapshot(capfd: pytest.CaptureFixture[str]) -
         run(capfd, "run", "config.toml", "--max-events", "5")
     out, _ = run(capfd, "check", "config.toml")
     assert "resumes at step 15" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ctl", "closed", "status"),
+        ("show", "closed"),
+        ("dlq", "ls", "closed"),
+        ("ckpt", "ls", "closed"),
+        ("health", "closed"),
+        ("top", "closed"),
+    ],
+    ids=" ".join,
+)
+def test_what_another_user_keeps_closed_is_named_with_the_remedy(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    asked = os.stat
+
+    def denied(path: Any, **more: Any) -> os.stat_result:  # root may look into what is 0000
+        if str(path) == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return asked(path, **more)
+
+    monkeypatch.setattr(os, "stat", denied)
+    _, err = run(capfd, *arguments, code=78)
+    assert err.startswith("stream-rnn: closed: this user may not read it; be the daemon's user")
+
+
+@pytest.mark.parametrize("command", ["run", "check", "evaluate", "show"])
+def test_another_user_s_configuration_is_named_with_the_remedy(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def denied(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "access", lambda *given, **more: False)
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    _, err = run(capfd, command, "config.toml", code=78)
+    assert err.startswith("stream-rnn: config.toml: this user may not read it; be the daemon's")
 
 
 def test_show_tells_the_effective_configuration(capfd: pytest.CaptureFixture[str]) -> None:

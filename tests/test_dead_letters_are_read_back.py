@@ -206,9 +206,9 @@ def test_a_link_and_a_pipe_are_not_read(state: Path, tmp_path: Path) -> None:
     assert isinstance(dlq("ls", state).exception, ConfigError)
 
 
-@pytest.mark.parametrize("command", ["ls", "replay"])
+@pytest.mark.parametrize("command", [["ls"], ["replay", "--out", "out.jsonl"]])
 def test_another_user_s_folder_is_named_with_the_remedy(
-    state: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    state: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     asked = os.stat
 
@@ -218,9 +218,11 @@ def test_another_user_s_folder_is_named_with_the_remedy(
         return asked(path, **more)
 
     monkeypatch.setattr(os, "stat", denied)
-    refused = dlq(command, state).exception
+    monkeypatch.chdir(state)
+    refused = dlq(*command, state).exception
     assert isinstance(refused, ConfigError)
-    assert "this user may not read it; be the daemon's user or root" in str(refused)
+    assert f"{state}: this user may not read it; be the daemon's user or root" in str(refused)
+    assert not Path("out.jsonl").exists()
 
 
 def test_without_letters_it_says_so(state: Path) -> None:

@@ -57,7 +57,7 @@ def destination(target: str, state: Path | None) -> tuple[Place, Path | None, Pa
         ConfigError: it is neither an address nor the configuration of a daemon that serves.
     """
     path = Path(target)
-    if path.is_dir():
+    if config.is_folder(path):
         raise ConfigError(
             f"top {target}: a folder; name the configuration, or an address with --state {target}"
         )
