@@ -97,7 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "asking": {"spi", "config", "cli", "readers"},
     "cli": {"config", "asking", "dlq", "ctl", "control", "probe", "top", *TOP},
     "letters": {"checkpoint"},
-    "dlq": {"config", "assembly", "checkpoint", "letters"},
+    "dlq": {"spi", "config", "assembly", "checkpoint", "letters"},
     "testing": {"spi", "linearization", "cells", "credit"},
     **{name: {"*"} for name in TOP},
 }

@@ -337,6 +337,18 @@ def test_a_run_says_in_the_end_what_could_not_be_used(capfd: pytest.CaptureFixtu
     )
 
 
+def test_what_there_is_one_of_is_told_in_the_singular(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("events.jsonl").write_text('{"y": 1}\n{"y": 2}\n?\n')
+    Path("config.toml").write_text(QUICK + '[features]\nnumeric = ["y"]\n')
+    _, err = run(capfd, "run", "config.toml")
+    assert " 1 input, " in err
+    assert "1 scored event;" in err
+    assert "1 event could not be used (decode 1); the newest: expected a JSON object" in err
+    assert "got 1 byte b'?'" in err
+    _, err = run(capfd, "dlq", "ls", "config.toml")
+    assert err == "1 of 1 dead letter\n"
+
+
 def test_a_run_without_an_event_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     run(capfd, "run", "config.toml")
     _, err = run(capfd, "run", "config.toml")
