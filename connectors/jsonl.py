@@ -37,6 +37,7 @@ from stream_rnn.spi import (
     SettingError,
     Sink,
     Source,
+    worded,
 )
 
 log = logging.getLogger(__name__)
@@ -402,7 +403,7 @@ class JsonlSource(Source):
             if self._follow and isinstance(error, FileNotFoundError):
                 return [Finding(True, f"{self._path} may come later: a run waits for it")]
             return [Finding(self._follow, f"{self._path} cannot be read now: {error.strerror}")]
-        findings = [Finding(True, f"{self._path} holds {size} bytes")]
+        findings = [Finding(True, f"{self._path} holds {size} {worded(size, 'byte')}")]
         for place in self._known(resume or {}):
             text = f"the resume position is byte {place.offset} of {size}"
             findings.append(Finding(place.offset <= size or self._old_path.exists(), text))

@@ -18,6 +18,7 @@ from stream_rnn.spi import (
     Position,
     SettingError,
     Source,
+    worded,
 )
 
 _PARTITION = "synthetic"
@@ -145,7 +146,7 @@ class SyntheticSource(Source):
 
     @override
     def describe(self) -> str:
-        count = "without end" if self._n is None else f"{self._n} events"
+        count = "without end" if self._n is None else f"{self._n} {worded(self._n, 'event')}"
         return f"the synthetic signal {self._signal!r}, {count}"
 
     @override

@@ -38,6 +38,7 @@ from stream_rnn.spi import (
     SettingError,
     Source,
     is_loopback,
+    worded,
 )
 
 log = logging.getLogger(__name__)
@@ -360,7 +361,8 @@ class ZeromqRouterSource(Source):
         found = [
             Finding(
                 True,
-                f"{known} of at most {self._max_producers} producers are known; each must keep its "
+                f"{known} of at most {self._max_producers} producers "
+                f"{worded(known, 'is', 'are')} known; each must keep its "
                 "events until they are acknowledged (its process alive, a spool, or its own log)",
             )
         ]
@@ -528,7 +530,10 @@ class ZeromqRouterSource(Source):
         self._counters["turned_away"] += 1
         if self._counters["turned_away"] == 1:
             log.warning("producer %s is turned away: max_producers ids are known", name)
-        text = f"{self._max_producers} producers are known; raise max_producers or set expire_s"
+        known = (
+            f"{self._max_producers} {worded(self._max_producers, 'producer is', 'producers are')}"
+        )
+        text = f"{known} known; raise max_producers or set expire_s"
         self._send(route, ERROR, b"full", text.encode())
 
     def _has_room(self) -> bool:

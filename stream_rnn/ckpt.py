@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -13,7 +11,7 @@ from stream_rnn import config
 from stream_rnn.app import build_source
 from stream_rnn.assembly.settings import build_state
 from stream_rnn.checkpoint import compare, export, snapshot
-from stream_rnn.checkpoint.files import CheckpointError, Forbidden, readable
+from stream_rnn.checkpoint.files import CheckpointError, PerhapsIntact, readable
 from stream_rnn.checkpoint.rollback import roll_back
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.config import ConfigError
@@ -26,7 +24,7 @@ Positions = dict[str, dict[str, int | str]]
 
 def folder_of(target: Path) -> Path:
     """The state folder that `target` is, or that the configuration `target` names."""
-    with _looked_into(target):
+    with config.looked_at(target):
         if target.is_dir():
             return target
         if not target.exists():
@@ -36,7 +34,7 @@ def folder_of(target: Path) -> Path:
 
 def show(target: Path) -> None:
     """What the newest snapshot of a state folder holds, or that snapshot folder's own."""
-    if not (target / "manifest.json").exists():
+    if not _is_snapshot(target):
         folders = _snapshots(target)
         click.echo("snapshots    " + ", ".join(folder.name for folder in folders))
         target = folders[0]
@@ -59,16 +57,18 @@ def ls(target: Path) -> None:
     head = ["name", "step", "created", "size", "epoch", "parent", "verified", "positions"]
     rows = [head]
     for folder in _snapshots(folder_of(target)):
-        size = sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+        size = ""
         try:
+            with readable(folder):
+                files = [entry for entry in folder.iterdir() if entry.is_file()]
+                size = _size(sum(file.stat().st_size for file in files))
             loaded = snapshot.read(folder)
         except CheckpointError as error:
-            rows.append(
-                [folder.name, "", "", _size(size), "", "", "DAMAGED", printable(str(error))]
-            )
+            verified = "no" if isinstance(error, PerhapsIntact) else "DAMAGED"
+            rows.append([folder.name, "", "", size, "", "", verified, printable(str(error))])
             continue
         parent = "-" if loaded.parent is None else str(loaded.parent)
-        row = [folder.name, str(loaded.step), printable(loaded.created), _size(size)]
+        row = [folder.name, str(loaded.step), printable(loaded.created), size]
         row += [str(loaded.epoch), parent, "yes", json.dumps(loaded.positions.get(SOURCE, {}))]
         rows.append(row)
     widths = [max(len(row[i]) for row in rows) for i in range(len(head) - 1)]
@@ -193,25 +193,20 @@ def _moves(before: Positions, after: Positions) -> list[str]:
 
 
 def _snapshots(directory: Path) -> list[Path]:
-    with _looked_into(directory):
+    with config.looked_at(directory):
         folders = snapshot.snapshots(directory)
     if not folders:
         raise ConfigError(f"{directory}: no snapshots here")
     return folders
 
 
-@contextmanager
-def _looked_into(path: Path) -> Iterator[None]:
-    """What this user may not look into is a wrong setting."""
-    try:
-        with readable(path):
-            yield
-    except Forbidden as error:
-        raise ConfigError(str(error)) from error
+def _is_snapshot(folder: Path) -> bool:
+    with config.looked_at(folder):
+        return (folder / "manifest.json").exists()
 
 
 def _newest(target: Path) -> Loaded:
-    if not (target / "manifest.json").exists():
+    if not _is_snapshot(target):
         target = _snapshots(folder_of(target))[0]
     return _read(target)
 

@@ -38,7 +38,9 @@ def cli(verbose: bool) -> None:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
 
 
-config_argument = click.argument("config", type=click.Path(path_type=Path))
+# who may not read it is told by the command, with the remedy
+any_path = click.Path(path_type=Path, readable=False)
+config_argument = click.argument("config", type=any_path)
 max_events_option = click.option(
     "--max-events", type=click.IntRange(min=1), help="Stop after this many events."
 )
@@ -83,7 +85,7 @@ def run(
 
 
 @cli.command(epilog="\b\n" + "\n".join(f"{verb:11} {does}" for verb, does in VERBS.items()))
-@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@click.argument("target", type=any_path, metavar="CONFIG|STATE_DIR")
 @click.argument("verb", type=click.Choice(list(VERBS)), metavar="VERB")
 @click.argument("argument", required=False, metavar="[KEY=VALUE]")
 @click.option(
@@ -126,7 +128,7 @@ def demo(max_events: int | None, seed: int, out: Path) -> None:
 @click.argument("target", required=False, metavar="[ADDRESS|CONFIG]")
 @click.option(
     "--state",
-    type=click.Path(path_type=Path),
+    type=any_path,
     help="Its state folder, if that is on this machine; a CONFIG names it itself.",
 )
 @click.option("--token", metavar="env:NAME|file:PATH", help="Where the token is.")
@@ -157,7 +159,7 @@ def check(config: Path) -> None:
 
 
 @cli.command()
-@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@click.argument("target", type=any_path, metavar="CONFIG|STATE_DIR")
 def show(target: Path) -> None:
     """The effective configuration, or what a checkpoint holds."""
     from stream_rnn import commands
@@ -170,9 +172,7 @@ def ckpt() -> None:
     """Snapshots: look into, compare, verify, go back, take out."""
 
 
-state_argument = click.argument(
-    "target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR"
-)
+state_argument = click.argument("target", type=any_path, metavar="CONFIG|STATE_DIR")
 
 
 @ckpt.command("ls")
@@ -188,7 +188,7 @@ def ckpt_ls(target: Path) -> None:
 
 
 @ckpt.command("show")
-@click.argument("target", type=click.Path(path_type=Path), metavar="STATE_DIR|SNAPSHOT")
+@click.argument("target", type=any_path, metavar="STATE_DIR|SNAPSHOT")
 def ckpt_show(target: Path) -> None:
     """What a snapshot holds; of a state folder, the newest."""
     from stream_rnn import ckpt
@@ -197,8 +197,8 @@ def ckpt_show(target: Path) -> None:
 
 
 @ckpt.command("diff")
-@click.argument("first", type=click.Path(path_type=Path), metavar="A")
-@click.argument("second", type=click.Path(path_type=Path), metavar="B")
+@click.argument("first", type=any_path, metavar="A")
+@click.argument("second", type=any_path, metavar="B")
 def ckpt_diff(first: Path, second: Path) -> None:
     """What changed from snapshot A to B.
 
@@ -247,17 +247,17 @@ def ckpt_export(target: Path, step: str, file: Path, mean: bool) -> None:
 
 
 @cli.command()
-@click.argument("address", default="127.0.0.1:9464", metavar="[[https://]HOST:PORT]")
+@click.argument("target", default="127.0.0.1:9464", metavar="[[https://]HOST:PORT|CONFIG]")
 @click.option("--ready", is_flag=True, help="Ask whether it does its job, not whether it is alive.")
-def health(address: str, ready: bool) -> None:
+def health(target: str, ready: bool) -> None:
     """Whether a running daemon is well: exit code 0, else 1.
 
-    The one whose [metrics] page is at HOST:PORT.
+    The one whose [metrics] page is at HOST:PORT, or where CONFIG says.
     """
     from stream_rnn import probe
 
     try:
-        reasons = probe.ask(address, "/readyz" if ready else "/livez")
+        reasons = probe.ask(probe.address_of(target), "/readyz" if ready else "/livez")
     except ValueError as error:
         raise ConfigError(str(error)) from error
     if reasons:
@@ -335,7 +335,7 @@ stage_option = click.option(
 
 
 @dlq.command("ls")
-@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@click.argument("target", type=any_path, metavar="CONFIG|STATE_DIR")
 @stage_option
 @click.option("--json", "as_lines", is_flag=True, help="A JSON object for each, in full.")
 @click.option("--last", type=click.IntRange(1, 1_000_000), help="Only the newest ones.")
@@ -347,7 +347,7 @@ def dlq_ls(target: Path, stages: tuple[str, ...], as_lines: bool, last: int | No
 
 
 @dlq.command("replay")
-@click.argument("target", type=click.Path(path_type=Path), metavar="CONFIG|STATE_DIR")
+@click.argument("target", type=any_path, metavar="CONFIG|STATE_DIR")
 @stage_option
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="A new file; else stdout."

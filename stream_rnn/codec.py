@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from stream_rnn.spi import Codec, DecodeError, Record, SettingError
+from stream_rnn.spi import Codec, DecodeError, Record, SettingError, worded
 
 MAX_BYTES = 64 * 1024 * 1024
 _SHOWN_BYTES = 48
@@ -98,7 +98,7 @@ def codec_by_name(name: str, max_bytes: int = MAX_BYTES) -> Codec:
 def _shown(data: bytes) -> str:
     """The length and the beginning; an error message must not carry megabytes."""
     more = "..." if len(data) > _SHOWN_BYTES else ""
-    return f"{len(data)} bytes {bytes(data[:_SHOWN_BYTES])!r}{more}"
+    return f"{len(data)} {worded(len(data), 'byte')} {bytes(data[:_SHOWN_BYTES])!r}{more}"
 
 
 def _text_record(data: bytes) -> Record:

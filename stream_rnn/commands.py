@@ -17,6 +17,7 @@ from stream_rnn import demo as demo_stream
 from stream_rnn.apart import rehearse
 from stream_rnn.assembly.settings import MetricsTable
 from stream_rnn.checkpoint import snapshot
+from stream_rnn.checkpoint.owner import last_owner
 from stream_rnn.config import ConfigError
 from stream_rnn.control.client import NoAnswer, ask
 from stream_rnn.daemon import (
@@ -117,6 +118,11 @@ def check(path: Path) -> None:
     click.echo(resuming.start_line(newest, job.state.dir))
     positions = None if newest is None else dict(newest.positions.get(SOURCE, {})) or None
     findings = job.source.check(positions)
+    has_daemon = _runs(Path(job.state.dir))
+    if has_daemon:
+        owner = last_owner(Path(job.state.dir))
+        said = f"{job.state.dir}: in use by process {owner}; a second daemon would be refused"
+        findings.append(Finding(True, said))
     with job.source:
         try:
             if isinstance(job.source, JournaledSource):  # its folder belongs to a daemon that runs
@@ -126,19 +132,19 @@ def check(path: Path) -> None:
             findings.append(Finding(True, "the source opens"))
             findings += preview(job.source, job.engine, _targets(tables["task"]))
         except SettingError as error:
-            if not _is_its_daemons(job, error):
+            if not (has_daemon and _is_taken(error)):
                 raise ConfigError(f"{place_of(job, error)} {error}") from error
             findings.append(Finding(True, f"the source's address is taken: {BY_ITSELF}"))
         except NotConnected as error:
             findings.append(Finding(False, f"the source is not reachable now: {error}"))
-    findings += _addresses(job)
+    findings += _addresses(job, has_daemon)
     for finding in findings:
         click.echo(f"  {'ok ' if finding.ok else 'BUT'}          {finding.text}")
     if not all(finding.ok for finding in findings):
         raise ConfigError("the configuration is sound, but see BUT above")
 
 
-def _addresses(job: app.Job) -> list[Finding]:
+def _addresses(job: app.Job, has_daemon: bool) -> list[Finding]:
     """Take those that a run listens at, and let them go; tells of those that its daemon has."""
     tries: list[tuple[str, Callable[[], None]]] = []
     if job.metrics is not None:
@@ -155,7 +161,7 @@ def _addresses(job: app.Job) -> list[Finding]:
         try:
             try_it()
         except ConfigError as error:
-            if not _is_its_daemons(job, error):
+            if not (has_daemon and _is_taken(error)):
                 raise
             findings.append(Finding(True, f"{address} is taken: {BY_ITSELF}"))
     return findings
@@ -172,15 +178,18 @@ def _targets(task: Mapping[str, Any]) -> list[str]:
     return [target] if isinstance(target, str) else list(target)
 
 
-def _is_its_daemons(job: app.Job, error: BaseException) -> bool:
-    """Whether an address is taken, and a daemon runs on the state folder, which may have it."""
+def _is_taken(error: BaseException) -> bool:
+    """Whether it is an address that somebody listens at."""
     cause: BaseException | None = error
     while cause is not None and getattr(cause, "errno", None) != errno.EADDRINUSE:
         cause = cause.__cause__
-    if cause is None:
-        return False
+    return cause is not None
+
+
+def _runs(directory: Path) -> bool:
+    """Whether a daemon runs on the state folder."""
     try:
-        ask(Path(job.state.dir), "status", "", ASK_S)
+        ask(directory, "status", "", ASK_S)
     except NoAnswer:
         return False
     return True
@@ -188,7 +197,7 @@ def _is_its_daemons(job: app.Job, error: BaseException) -> bool:
 
 def show(target: Path) -> None:
     """`stream-rnn show`."""
-    if target.is_dir():
+    if config.is_folder(target):
         ckpt.show(target)
         return
     tables = config.load(target)

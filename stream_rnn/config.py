@@ -16,7 +16,8 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,10 +34,29 @@ class ConfigError(Exception):
     """The configuration cannot be used: exit code 78. Its text is for the person who wrote it."""
 
 
+@contextmanager
+def looked_at(path: Path) -> Iterator[None]:
+    """Refuse in words what this user may not look into."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ConfigError(
+            f"{path}: this user may not read it; be the daemon's user or root, or hand it over "
+            "(chown)"
+        ) from error
+
+
+def is_folder(target: Path) -> bool:
+    """Whether a person named a folder; raises ConfigError where this user may not look."""
+    with looked_at(target):
+        return target.is_dir()
+
+
 def load(path: Path) -> dict[str, Any]:
     """Parse a configuration file; raises ConfigError naming the place."""
     try:
-        data = path.read_bytes()
+        with looked_at(path):
+            data = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a configuration") from None
     except OSError as error:

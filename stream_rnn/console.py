@@ -14,6 +14,8 @@ from typing import TextIO
 
 from typing_extensions import override
 
+from stream_rnn.spi import worded
+
 _log = logging.getLogger(__name__)
 
 LIVE_S = 0.2  # five times per second: faster is not read, and costs the loop
@@ -157,7 +159,7 @@ def line(progress: Progress, columns: int | None = None) -> str:
     """The line, at most `columns` wide: what matters least falls away, whole, never cut in two."""
     age_s = _known(progress.snapshot_age_s)
     fields = {
-        "events": f"{human(progress.events)} events",
+        "events": f"{human(progress.events)} {worded(progress.events, 'event')}",
         "paused": f"paused: {printable(progress.paused)}",
         "rate": f"{human(progress.events_per_s)}/s",
         "loss": compared(progress.loss, progress.baseline_loss, progress.baseline, progress.figure),

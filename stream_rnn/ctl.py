@@ -59,7 +59,7 @@ def command(target: Path, verb: str, argument: str | None, patience_s: float | N
 
 def _directory(target: Path) -> Path:
     """The state folder: `target` itself, or the one its configuration names."""
-    if target.is_dir():
+    if config.is_folder(target):
         return target
     tables = config.load(target)
     settings.require_sound(tables)

@@ -41,7 +41,16 @@ from stream_rnn.runtime.checkpointing import SOURCE, Identity, Schedule
 from stream_rnn.runtime.collector import uncollected
 from stream_rnn.runtime.connection import SourceGone
 from stream_rnn.runtime.loop import Runtime
-from stream_rnn.spi import LEVELS, Guarantee, NotConnected, SettingError, Sink, Source, require_port
+from stream_rnn.spi import (
+    LEVELS,
+    Guarantee,
+    NotConnected,
+    SettingError,
+    Sink,
+    Source,
+    require_port,
+    worded,
+)
 from stream_rnn.tuning import Tuning
 
 _log = logging.getLogger(__name__)
@@ -170,7 +179,8 @@ def unused(runtime: Runtime) -> list[str]:
     stages = ", ".join(f"{stage} {n:,}" for stage, n in by_stage.items())
     newest = [printable(letter["reason"]) for letter in runtime.outputs.newest_letters[-1:]]
     why = f"; the newest: {newest[0]}" if newest else ""
-    return [f"{sum(by_stage.values()):,} events could not be used ({stages}){why}"]
+    n = sum(by_stage.values())
+    return [f"{n:,} {worded(n, 'event')} could not be used ({stages}){why}"]
 
 
 def make_runtime(

@@ -24,19 +24,21 @@ def clear(out: Path) -> tuple[Path, Path]:
         ConfigError: it cannot be written, or holds what no demo made.
     """
     state, predictions, mark = out / "state", out / "predictions.jsonl", out / ".demo"
-    if not mark.exists() and (state.exists() or predictions.exists()):
-        raise ConfigError(
-            f"--out {out}: holds a state or predictions that no demo made, and a demo clears its "
-            "folder; name another"
-        )
     try:
+        if not mark.exists() and (state.exists() or predictions.exists()):
+            raise ConfigError(
+                f"--out {out}: holds a state or predictions that no demo made, and a demo clears "
+                "its folder; name another"
+            )
         out.mkdir(parents=True, exist_ok=True)
         mark.touch()
         if state.exists():  # our own output of the last demo
             shutil.rmtree(state)
         predictions.unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be written: {error.strerror}") from error
+        raise ConfigError(
+            f"--out {out}: cannot be written: {error.strerror}; name another"
+        ) from error
     return state, predictions
 
 

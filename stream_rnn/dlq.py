@@ -15,11 +15,12 @@ import click
 
 from stream_rnn import config
 from stream_rnn.assembly import settings
-from stream_rnn.checkpoint.files import CheckpointError, readable
+from stream_rnn.checkpoint.files import CheckpointError
 from stream_rnn.config import ConfigError
 from stream_rnn.letters import Damaged, Letter, as_json, files_of, plain, read
+from stream_rnn.spi import worded
 
-_WIDTHS = {"when": 19, "id": 34, "stage": 8, "issue": 12, "reason": 60, "first bytes": 40}
+_WIDTHS = {"when (UTC)": 19, "id": 34, "stage": 8, "issue": 12, "reason": 60, "first bytes": 40}
 
 
 def ls(target: Path, stages: Collection[str], as_lines: bool, last: int | None) -> None:
@@ -38,7 +39,8 @@ def ls(target: Path, stages: Collection[str], as_lines: bool, last: int | None) 
     for i, letter in enumerate(chosen):
         _show(letter, as_lines, is_first=i == 0)
     shown = n if last is None else len(chosen)
-    click.echo(f"{shown} of {n} dead letters{_damaged(n_damaged)}", err=True)
+    damaged = f"; {_passed_over(n_damaged)}" if n_damaged else ""
+    click.echo(f"{shown} of {n} dead {worded(n, 'letter')}{damaged}", err=True)
 
 
 def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
@@ -49,10 +51,11 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
     """
     if out is None and sys.stdout.isatty():
         raise ConfigError("dlq replay: the events are bytes as they came; name a file with --out")
+    letters = _letters(target)
     written = cut = unfit = n_damaged = 0
     seen: set[str] = set()
     with _open(out) as file:
-        for each in _letters(target):
+        for each in letters:
             if isinstance(each, Damaged):
                 n_damaged += 1
                 continue
@@ -67,7 +70,8 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
             else:
                 file.write(data + b"\n")
                 written += 1
-    click.echo(f"{written} events written{'' if out is None else f' to {out}'}", err=True)
+    where = "" if out is None else f" to {out}"
+    click.echo(f"{written} {worded(written, 'event')} written{where}", err=True)
     if cut:
         click.echo(
             f"{cut} cannot be replayed: not kept whole, or damaged since; [dead_letter] keep_bytes "
@@ -77,13 +81,18 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
     if unfit:
         click.echo(f"{unfit} cannot be replayed: empty, or a line end within", err=True)
     if n_damaged:
-        click.echo(f"{n_damaged} lines passed over: no dead letters", err=True)
+        click.echo(_passed_over(n_damaged), err=True)
 
 
 def _letters(target: Path) -> Iterator[Letter | Damaged]:
+    path = _path(target)
+    with config.looked_at(path.parent):
+        files = files_of(path)
+    return _read(files)
+
+
+def _read(files: list[Path]) -> Iterator[Letter | Damaged]:
     try:
-        with readable(target):
-            files = files_of(_path(target))
         yield from read(files)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
@@ -91,7 +100,7 @@ def _letters(target: Path) -> Iterator[Letter | Damaged]:
 
 def _path(target: Path) -> Path:
     """The dead-letter file of a configuration or a state folder."""
-    if target.is_dir():
+    if config.is_folder(target):
         return target / settings.LETTERS
     tables = config.load(target)
     table = config.build("[dead_letter]", tables.get("dead_letter", {}), settings.DeadLetters)
@@ -121,8 +130,8 @@ def _when(letter: Letter) -> str:
         return str(moment)
 
 
-def _damaged(n: int) -> str:
-    return f"; {n} lines passed over: no dead letters" if n else ""
+def _passed_over(n: int) -> str:
+    return f"{n} {worded(n, 'line')} passed over: no dead {worded(n, 'letter')}"
 
 
 @contextmanager

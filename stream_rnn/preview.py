@@ -39,13 +39,13 @@ def preview(source: Source, engine: Engine, targets: Sequence[str]) -> list[Find
             records.append(_usable(engine, event))
         except (DecodeError, BadEvent) as error:
             refused.append(str(error))
-    n, what = len(events), "event" if len(events) == 1 else f"{len(events)} events"
+    what = "event" if len(events) == 1 else f"{len(events)} events"
     if not records:
         text = f"the next {what}: none can be used; {printable(refused[0])}"
         return [Finding(False, text)]
     findings = []
     if refused:
-        text = f"of the next {n} events {len(refused)} would be refused; {printable(refused[0])}"
+        text = f"of the next {what} {len(refused)} would be refused; {printable(refused[0])}"
         findings.append(Finding(True, text))
     for name in targets:
         if all(record.get(name) is None for record in records):

@@ -5,11 +5,45 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+from pathlib import Path
 
-from stream_rnn.spi import require_port
+from stream_rnn import config
+from stream_rnn.assembly import settings
+from stream_rnn.config import ConfigError
+from stream_rnn.spi import SettingError, require_port
 
 PATIENCE_S = 4.0  # for each wait; less than the usual timeout of a container's probe
 MAX_BYTES = 64 * 1024
+
+
+def address_of(target: str) -> str:
+    """The address that `target` is, or where the daemon of the configuration `target` serves.
+
+    Raises:
+        ConfigError: it is a folder, a file that is missing, or no configuration of a daemon that
+            serves.
+    """
+    path = Path(target)
+    if config.is_folder(path):
+        raise ConfigError(f"health {target}: a folder; name the configuration or an address")
+    if not path.is_file():
+        if path.suffix == ".toml":
+            raise ConfigError(f"health {target}: no such file; name a configuration or an address")
+        return target
+    tables = config.load(path)
+    settings.require_sound(tables)
+    tables.get("metrics", {}).pop("token", None)  # not needed, and perhaps the daemon's alone
+    table = settings.build_metrics(path, tables)
+    try:
+        _, port = require_port(table.address)
+    except SettingError as error:
+        raise ConfigError(f"[metrics] {error}") from error
+    if port == 0:
+        raise ConfigError(
+            "[metrics] address: port 0 lets the daemon take a free port; give health the address "
+            "that its start tells"
+        )
+    return table.address if table.certificate is None else f"https://{table.address}"
 
 
 def ask(address: str, page: str) -> list[str]:

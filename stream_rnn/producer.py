@@ -288,9 +288,10 @@ class Producer:
                 raise Refused(self._refused.code, str(self._refused).partition(": ")[2])
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
+                kept = len(self._kept)
                 raise TimeoutError(
                     f"producer {self.id}: {self._address} did not answer or take enough within "
-                    f"{timeout_s:g} s; {len(self._kept)} events are kept"
+                    f"{timeout_s:g} s; {kept} {'event is' if kept == 1 else 'events are'} kept"
                 )
             self._changed.wait(left_s)
 

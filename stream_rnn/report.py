@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from stream_rnn.scores import Row
 from stream_rnn.scores.saved import Count, Finite, require_at_least, require_same, restored
-from stream_rnn.spi import SettingError
+from stream_rnn.spi import SettingError, worded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,8 @@ def table(rows: Sequence[Row]) -> str:
             for name, value in zip(("", *columns), numbers, strict=True)
         ]
         lines.append(_line(_shortened(row.name, width), width, cells, gain(row)))
-    note = f"{rows[0].n:,} scored events; * best; vs best = gain over the best baseline"
+    n = rows[0].n
+    note = f"{n:,} scored {worded(n, 'event')}; * best; vs best = gain over the best baseline"
     return "\n".join([*lines, note, *_unshared(rows)])
 
 
@@ -85,7 +86,7 @@ def headline(rows: Sequence[Row]) -> str:
     value = f"{row.name} {number(row.model)}"
     name, told = _best_baseline(row), gain(row)
     if name is None or not told:
-        return f"{value}, {row.n:,} events"
+        return f"{value}, {row.n:,} {worded(row.n, 'event')}"
     which = f"the best baseline, {name}" if len(row.baselines) > 1 else f"the {name} baseline"
     return f"{value}: {told[1:]} {'worse' if told[0] == '-' else 'better'} than {which}"
 

@@ -258,3 +258,8 @@ def is_finite_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:  # an integer beyond every float
         return False
+
+
+def worded(n: int, one: str, many: str = "") -> str:
+    """The words that go with a count: `one` of one, else `many`, by default `one` with an s."""
+    return one if n == 1 else many or f"{one}s"

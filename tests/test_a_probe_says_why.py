@@ -125,6 +125,54 @@ def test_a_malformed_address_is_a_configuration_error(capsys):
     assert 'e.g. "127.0.0.1:9464"' in capsys.readouterr().err
 
 
+CONFIG = """
+source = { kind = "jsonl", path = "events.jsonl" }
+task = { kind = "forecast", target = "y" }
+"""
+
+
+def test_a_configuration_names_the_daemon_to_ask(tmp_path, capsys):
+    config = tmp_path / "config.toml"
+    with served(["the loop has not turned for 70 s"], []) as page:
+        table = f'[metrics]\naddress = "127.0.0.1:{page.port}"\ntoken = "env:NOT_SET_HERE"\n'
+        config.write_text(CONFIG + table)
+        assert asked(str(config)) == 1
+        assert asked("--ready", str(config)) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "Error: the loop has not turned for 70 s\n"
+    assert captured.out == "ok\n"
+
+
+def test_a_configuration_with_a_certificate_is_asked_by_tls(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG + '[metrics]\naddress = "0.0.0.0:9000"\ncertificate = "c.pem"\n')
+    assert probe.address_of(str(config)) == "https://0.0.0.0:9000"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (CONFIG, "without a [metrics] table"),
+        (CONFIG + "[metrics]\naddress = 'x'\n", "[metrics] address: expected"),
+        (CONFIG + "[metrics]\naddress = '127.0.0.1:0'\n", "that its start tells"),
+        (CONFIG + "[metrics]\nport = 1\n", "[metrics] unknown key 'port'"),
+        (None, "no such file; name a configuration or an address"),
+    ],
+    ids=["no-table", "no-address", "port-0", "no-key", "no-file"],
+)
+def test_a_configuration_that_tells_no_address_is_refused(tmp_path, capsys, text, why):
+    config = tmp_path / "config.toml"
+    if text is not None:
+        config.write_text(text)
+    assert asked(str(config)) == 78
+    assert why in capsys.readouterr().err
+
+
+def test_a_folder_is_refused_with_what_to_name_instead(tmp_path, capsys):
+    assert asked(str(tmp_path)) == 78
+    assert "a folder; name the configuration or an address" in capsys.readouterr().err
+
+
 def test_it_is_quick_because_it_loads_no_torch():
     code = (
         "import sys; from stream_rnn.cli import _exit_code, cli; "

@@ -1,15 +1,18 @@
 """The commands, as a person types them."""
 
+import errno
 import http.client
 import json
 import logging
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_rnn import app
+from stream_rnn.checkpoint.owner import read_epoch
+from stream_rnn.checkpoint.store import Store
 from stream_rnn.cli import _exit_code, cli
 from stream_rnn.control.server import ControlServer
 from stream_rnn.daemon import make_runtime
@@ -332,6 +337,18 @@ def test_a_run_says_in_the_end_what_could_not_be_used(capfd: pytest.CaptureFixtu
     )
 
 
+def test_what_there_is_one_of_is_told_in_the_singular(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("events.jsonl").write_text('{"y": 1}\n{"y": 2}\n?\n')
+    Path("config.toml").write_text(QUICK + '[features]\nnumeric = ["y"]\n')
+    _, err = run(capfd, "run", "config.toml")
+    assert " 1 input, " in err
+    assert "1 scored event;" in err
+    assert "1 event could not be used (decode 1); the newest: expected a JSON object" in err
+    assert "got 1 byte b'?'" in err
+    _, err = run(capfd, "dlq", "ls", "config.toml")
+    assert err == "1 of 1 dead letter\n"
+
+
 def test_a_run_without_an_event_says_so(capfd: pytest.CaptureFixture[str]) -> None:
     run(capfd, "run", "config.toml")
     _, err = run(capfd, "run", "config.toml")
@@ -352,15 +369,40 @@ def test_check_of_a_source_that_is_not_there_yet_is_refused(
     assert "later.jsonl" in err
 
 
-@pytest.mark.parametrize("listener", ["metrics", "readers", "source"])
-def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
-    capfd: pytest.CaptureFixture[str], listener: str
-) -> None:
+@contextmanager
+def daemon_on(directory: Path) -> Iterator[Store]:
+    """What a daemon does for those beside it: it holds the folder and answers at its socket."""
+
     def ask(verb: str, argument: str) -> Future[dict[str, Any]]:
         answer: Future[dict[str, Any]] = Future()
         answer.set_result({"ok": True, "text": ""})
         return answer
 
+    with closing(Store(directory)) as store:
+        store.open()
+        with closing(ControlServer(directory, ask, list)) as server:
+            server.open()
+            yield store
+
+
+def test_check_tells_of_the_process_that_has_the_state_and_leaves_it_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run(capfd, "run", "config.toml", "--max-events", "5")
+    out, _ = run(capfd, "check", "config.toml")
+    assert "in use" not in out
+    with daemon_on(Path("state")) as store:
+        out, _ = run(capfd, "check", "config.toml")
+        assert re.search(rf"^  ok +state: in use by process {os.getpid()};", out, re.MULTILINE)
+        assert read_epoch(store.directory) == store.epoch
+        _, err = run(capfd, "run", "config.toml", code=78)
+    assert f"in use by process {os.getpid()}; stop it" in err
+
+
+@pytest.mark.parametrize("listener", ["metrics", "readers", "source"])
+def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
+    capfd: pytest.CaptureFixture[str], listener: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         text = f'{QUICK}[metrics]\naddress = "{address}"\n'
@@ -372,11 +414,8 @@ def test_check_beside_its_daemon_does_not_blame_the_addresses_that_one_has(
         Path("config.toml").write_text(text)
         _, err = run(capfd, "check", "config.toml", code=78)
         assert f"[{listener}]" in err
-        Path("state").mkdir()
-        server = ControlServer(Path("state"), ask, list)
-        server.open()
-        out, _ = run(capfd, "check", "config.toml")
-        server.close()
+        with daemon_on(Path("state")):
+            out, _ = run(capfd, "check", "config.toml")
     assert "taken: a daemon runs on this state folder, so it was not tried" in out
 
 
@@ -385,6 +424,46 @@ def test_check_looks_at_the_newest_snapshot(capfd: pytest.CaptureFixture[str]) -
         run(capfd, "run", "config.toml", "--max-events", "5")
     out, _ = run(capfd, "check", "config.toml")
     assert "resumes at step 15" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ctl", "closed", "status"),
+        ("show", "closed"),
+        ("dlq", "ls", "closed"),
+        ("ckpt", "ls", "closed"),
+        ("health", "closed"),
+        ("top", "closed"),
+    ],
+    ids=" ".join,
+)
+def test_what_another_user_keeps_closed_is_named_with_the_remedy(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    asked = os.stat
+
+    def denied(path: Any, **more: Any) -> os.stat_result:  # root may look into what is 0000
+        if str(path) == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return asked(path, **more)
+
+    monkeypatch.setattr(os, "stat", denied)
+    _, err = run(capfd, *arguments, code=78)
+    assert err.startswith("stream-rnn: closed: this user may not read it; be the daemon's user")
+
+
+@pytest.mark.parametrize("command", ["run", "check", "evaluate", "show"])
+def test_another_user_s_configuration_is_named_with_the_remedy(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def denied(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "access", lambda *given, **more: False)
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    _, err = run(capfd, command, "config.toml", code=78)
+    assert err.startswith("stream-rnn: config.toml: this user may not read it; be the daemon's")
 
 
 def test_show_tells_the_effective_configuration(capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_a_table_tells_when_which_and_why(state: Path) -> None:
     write(state, letter(1, b"{oops", timestamp=1_700_000_000.0), letter(2, b"x", stage="learn"))
     result = dlq("ls", state)
     head, first, second = result.stdout.splitlines()
-    assert head.split() == ["when", "id", "stage", "issue", "reason", "first", "bytes"]
+    assert head.split() == ["when", "(UTC)", "id", "stage", "issue", "reason", "first", "bytes"]
     assert first.startswith("2023-11-14 22:13:20  p:1 ")
     assert first.endswith("{oops")
     assert second.split()[:3] == ["-", "p:2", "learn"]
@@ -162,8 +162,8 @@ def test_a_line_that_is_no_letter_is_counted_and_passed_over(state: Path, line: 
     write(state, letter(1, b"x"))
     result = dlq("ls", state)
     assert result.exit_code == 0
-    assert "1 of 1 dead letters; 1 lines passed over" in result.stderr
-    assert "1 events written" in dlq("replay", state).stderr
+    assert "1 of 1 dead letter; 1 line passed over: no dead letter\n" in result.stderr
+    assert "1 event written" in dlq("replay", state).stderr
 
 
 @given(line=st.binary(max_size=300) | st.text(max_size=100).map(lambda t: t.encode()))
@@ -206,9 +206,9 @@ def test_a_link_and_a_pipe_are_not_read(state: Path, tmp_path: Path) -> None:
     assert isinstance(dlq("ls", state).exception, ConfigError)
 
 
-@pytest.mark.parametrize("command", ["ls", "replay"])
+@pytest.mark.parametrize("command", [["ls"], ["replay", "--out", "out.jsonl"]])
 def test_another_user_s_folder_is_named_with_the_remedy(
-    state: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    state: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     asked = os.stat
 
@@ -218,9 +218,11 @@ def test_another_user_s_folder_is_named_with_the_remedy(
         return asked(path, **more)
 
     monkeypatch.setattr(os, "stat", denied)
-    refused = dlq(command, state).exception
+    monkeypatch.chdir(state)
+    refused = dlq(*command, state).exception
     assert isinstance(refused, ConfigError)
-    assert "this user may not read it; be the daemon's user or root" in str(refused)
+    assert f"{state}: this user may not read it; be the daemon's user or root" in str(refused)
+    assert not Path("out.jsonl").exists()
 
 
 def test_without_letters_it_says_so(state: Path) -> None:

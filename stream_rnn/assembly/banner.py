@@ -10,7 +10,7 @@ from stream_rnn.assembly.model import Model
 from stream_rnn.assembly.network import layers_of
 from stream_rnn.assembly.settings import MetricsTable, State
 from stream_rnn.overload import Overload
-from stream_rnn.spi import WHY_SO, Guarantee, Sink, Source
+from stream_rnn.spi import WHY_SO, Guarantee, Sink, Source, worded
 from stream_rnn.tasks import Task
 
 PROMISES = {
@@ -36,9 +36,8 @@ def lines(
     """
     chosen = model.chosen
     layers = " > ".join(spelled(table) for table in layers_of(chosen["cell"]))
-    how_often = f"every {state.every_events} events"
-    if not state.every_events:
-        how_often = f"every {state.every_s:g} s"
+    n = state.every_events
+    how_often = f"every {n} {worded(n, 'event')}" if n else f"every {state.every_s:g} s"
     said = [
         f"stream-rnn {__version__}",
         f"  source       {source.describe()}",
@@ -47,7 +46,7 @@ def lines(
         f"    because    {WHY_SO[source.guarantee]}",
         *([f"  journal      {journal}"] if journal else []),
         f"  task         {task.describe()}",
-        f"  model        {layers}, {task.inputs} inputs, "
+        f"  model        {layers}, {task.inputs} {worded(task.inputs, 'input')}, "
         f"{model.n_parameters} parameters, {chosen['dtype']} on {model.device}",
         f"  learning     {' -> '.join(model.ladder.names)}, {spelled(chosen['optimizer'])}",
     ]

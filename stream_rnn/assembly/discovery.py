@@ -46,7 +46,8 @@ def discover(
         except DecodeError:
             continue
         return _fields_of(record, exclude)
-    raise ConfigError(f"[features] is missing, and none of the first {len(events)} events decodes")
+    what = "event does not decode" if len(events) == 1 else f"{len(events)} events do not decode"
+    raise ConfigError(f"[features] is missing, and the first {what}")
 
 
 def _fields_of(record: Record, exclude: Sequence[str | None]) -> dict[str, Any]:

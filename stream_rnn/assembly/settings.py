@@ -315,6 +315,16 @@ def require_values(tables: Mapping[str, Any]) -> None:
         config.build(f"[{name}]", tables.get(name, {}), made)
 
 
+def build_metrics(path: Path, tables: Mapping[str, Any]) -> MetricsTable:
+    """The `[metrics]` alone, of the configuration `path`, which must have one."""
+    if "metrics" not in tables:
+        raise ConfigError(
+            f"{path}: without a [metrics] table the daemon serves nothing; add [metrics] "
+            f'address = "{MetricsTable.address}"'
+        )
+    return config.build("[metrics]", tables["metrics"], MetricsTable)
+
+
 def build_overload(tables: Mapping[str, Any]) -> Overload:
     """The `[overload]` alone."""
     return config.build("[overload]", tables.get("overload", {}), Overload)

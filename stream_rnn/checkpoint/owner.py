@@ -18,6 +18,8 @@ from stream_rnn.checkpoint.files import (
     write_durably,
 )
 
+UNKNOWN = "unknown"
+
 
 def take_lock(directory: Path, wait_s: float) -> int:
     """Lock the folder for this process; closing the descriptor returned lets it go.
@@ -38,7 +40,7 @@ def take_lock(directory: Path, wait_s: float) -> int:
                 return descriptor
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                owner = _written(descriptor)
                 os.close(descriptor)
                 raise StateLocked(
                     f"{directory}: in use by process {owner}; stop it, or give this one its own "
@@ -49,6 +51,20 @@ def take_lock(directory: Path, wait_s: float) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def last_owner(directory: Path) -> str:
+    """The process that locked the folder last, read without touching the lock."""
+    try:
+        with open_regular(directory / "lock") as descriptor:
+            return _written(descriptor)
+    except CheckpointError:
+        return UNKNOWN
+
+
+def _written(descriptor: int) -> str:
+    text = os.pread(descriptor, 32, 0).strip()
+    return text.decode() if text.isdigit() else UNKNOWN
 
 
 def read_epoch(directory: Path) -> int | None:

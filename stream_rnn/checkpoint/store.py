@@ -124,7 +124,7 @@ class Store:
         if damaged:
             lines = "; ".join(line for _, line in damaged)
             raise CheckpointError(
-                f"{self.directory}: none of {len(damaged)} snapshots can be trusted ({lines}); "
+                f"{self.directory}: no snapshot can be trusted ({lines}); "
                 "restore the folder from a backup, or start with --fresh, which moves it aside"
             )
         return None

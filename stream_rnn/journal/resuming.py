@@ -9,7 +9,7 @@ from typing import Literal
 
 from stream_rnn.journal.records import PARTITION, Damage, Positions
 from stream_rnn.journal.segments import Inventory, damages
-from stream_rnn.spi import Position, SettingError
+from stream_rnn.spi import Position, SettingError, worded
 
 OnGap = Literal["refuse", "earliest", "latest"]
 OnDamage = Literal["refuse", "skip"]
@@ -66,7 +66,8 @@ def start(
     if on_gap == "refuse":
         since = f"the snapshot ends with event {wanted}" if wanted else "there is no snapshot"
         raise SettingError(
-            f"{place}: {since}, the journal begins with event {found.oldest}: {gap} events are "
+            f"{place}: {since}, the journal begins with event {found.oldest}: {gap} "
+            f"{worded(gap, 'event is', 'events are')} "
             'gone; restore a snapshot that is newer, or set on_gap = "earliest" to go on with '
             'the oldest event kept, "latest" with what comes now'
         )
@@ -95,7 +96,8 @@ def damage(found: Inventory, after: int) -> list[Damage]:
 def refusal(damaged: Sequence[Damage]) -> SettingError:
     """What to tell of damage."""
     lost = sum(each.lost for each in damaged)
-    more = f" (and {len(damaged) - 1} more places)" if len(damaged) > 1 else ""
+    others = len(damaged) - 1
+    more = f" (and {others} more {worded(others, 'place')})" if others else ""
     return SettingError(
         f"{damaged[0]}{more}; events that cannot be read: {lost}; restore the file from a backup, "
         'or set on_damage = "skip" to go on without them'

@@ -33,6 +33,7 @@ from stream_rnn.spi import (
     Position,
     SettingError,
     Source,
+    worded,
 )
 
 _log = logging.getLogger(__name__)
@@ -293,10 +294,13 @@ class JournaledSource(Source):
             return [Finding(False, f"journal: {error}"), *self.inner.check(None)]
         told = f"journal {self.directory}: new"
         if found.segments:
+            n, again = len(found.segments), found.newest - begin.after
+            which = worded(
+                again, "event is in no snapshot and comes", "events are in no snapshot and come"
+            )
             told = (
-                f"journal {self.directory}: {found.size_bytes / 1e6:.3g} MB in "
-                f"{len(found.segments)} files; {found.newest - begin.after} events are in no "
-                "snapshot and come again from it"
+                f"journal {self.directory}: {found.size_bytes / 1e6:.3g} MB in {n} "
+                f"{worded(n, 'file')}; {again} {which} again from it"
             )
         stands = begin.anew if begin.anew is not None else found.positions
         return [Finding(True, told), *self.inner.check(stands or None)]

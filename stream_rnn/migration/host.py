@@ -24,7 +24,7 @@ def migrate_host(plan: Plan, carried: list[str], fresh: list[str]) -> Table:
     pairs = [
         [key, plan.lanes[lane]] for key, lane in before["lanes"]["lanes"] if lane in plan.lanes
     ]
-    if told(f"lanes ({len(pairs)} keys)", plan.same_key):
+    if told(f"lanes ({len(pairs)} key{'' if len(pairs) == 1 else 's'})", plan.same_key):
         after["lanes"] = {"lanes": pairs, "evictions": before["lanes"]["evictions"]}
     for name in sorted(after["task"]):
         if name == "features":

@@ -31,7 +31,7 @@ from stream_rnn.metrics import Metrics
 from stream_rnn.runtime.attempts import Attempts
 from stream_rnn.runtime.collector import uncollected
 from stream_rnn.runtime.outputs import Outputs
-from stream_rnn.spi import Guarantee, Source
+from stream_rnn.spi import Guarantee, Source, worded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -315,8 +315,9 @@ class Checkpointing:
         lost = self._n_unsaved()
         if lost > 0:
             raise CheckpointError(
-                f"[state] the last snapshot could not be written (see above): {lost} events are in "
-                "none; those of a source that rewinds come again at the next start"
+                f"[state] the last snapshot could not be written (see above): {lost} "
+                f"{worded(lost, 'event is', 'events are')} in none; those of a source that rewinds "
+                "come again at the next start"
             )
 
     def touch(self) -> None:

@@ -19,6 +19,7 @@ from stream_rnn.runtime.breaker import BY as BREAKER
 from stream_rnn.runtime.breaker import Breaker
 from stream_rnn.runtime.checkpointing import Checkpointing
 from stream_rnn.runtime.holds import Freeze, Pause
+from stream_rnn.spi import worded
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class Control:
         self._awaited.settle(False)
         where = self._awaited.newest()
         for answer in self._drains:
-            text = f"drained: {self._engine.counts.applied} events learned by this process; {where}"
+            n = self._engine.counts.applied
+            text = f"drained: {n} {worded(n, 'event')} learned by this process; {where}"
             answer.set_result(done(text, **self._awaited.facts()))
         self._drains.clear()
 

@@ -13,7 +13,7 @@ from stream_rnn.features.run import FeatureRun
 from stream_rnn.features.saved import items, row
 from stream_rnn.features.scaler import NEW_LANE
 from stream_rnn.native.columns import CHANGE, LEVEL, Columns
-from stream_rnn.spi import Record
+from stream_rnn.spi import Record, worded
 from stream_rnn.tasks.numeric import LossName, Numeric
 from stream_rnn.tasks.steps import Step, Steps
 from stream_rnn.tasks.taught import Taught
@@ -146,5 +146,5 @@ class Forecast(Numeric):
     @override
     def describe(self) -> str:
         names = ", ".join(self.targets)
-        plural = "" if self.horizon == 1 else "s"
-        return f"forecast {names} {self.horizon} event{plural} ahead, {self._loss} loss"
+        events = worded(self.horizon, "event")
+        return f"forecast {names} {self.horizon} {events} ahead, {self._loss} loss"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stream_rnn.spi import Batch, EndOfStream, Event, Guarantee, Position, Source
+from stream_rnn.spi import Batch, EndOfStream, Event, Guarantee, Position, Source, worded
 
 _RESUMES = 40  # from how many positions a long stream is resumed
 
@@ -95,8 +95,8 @@ def _drain(
             batch = source.poll(max_events if is_whole else min(max_events, n_left), 0.05)
         except EndOfStream:
             raise AssertionError(
-                f"the stream ended {n_left} events early: EndOfStream means that everything was "
-                "delivered"
+                f"the stream ended {n_left} {worded(n_left, 'event')} early: EndOfStream "
+                "means that everything was delivered"
             ) from None
         took_s = time.monotonic() - began
         assert took_s <= 0.05 + patience.slack_s, (

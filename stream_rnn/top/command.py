@@ -57,7 +57,7 @@ def destination(target: str, state: Path | None) -> tuple[Place, Path | None, Pa
         ConfigError: it is neither an address nor the configuration of a daemon that serves.
     """
     path = Path(target)
-    if path.is_dir():
+    if config.is_folder(path):
         raise ConfigError(
             f"top {target}: a folder; name the configuration, or an address with --state {target}"
         )
@@ -77,12 +77,7 @@ def _configured(
 ) -> tuple[Place, Path | None, Path | None]:
     tables: dict[str, Any] = config.load(path)
     settings.require_sound(tables)
-    if "metrics" not in tables:
-        raise ConfigError(
-            f"{path}: without a [metrics] table the daemon serves nothing; add [metrics] "
-            f'address = "{DEFAULT}"'
-        )
-    table = config.build("[metrics]", tables["metrics"], settings.MetricsTable)
+    table = settings.build_metrics(path, tables)
     if state is None:
         state = Path(settings.build_state(tables).dir)
         kept = config.build("[dead_letter]", tables.get("dead_letter", {}), settings.DeadLetters)

@@ -9,6 +9,7 @@ import os
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -296,6 +297,7 @@ def test_a_forged_snapshot_does_not_steer_the_terminal(
     "arguments", [("ls", "state"), ("ls", "config.toml"), ("show", "state"), ("verify", "state")]
 )
 def test_another_user_s_folder_is_named_with_the_remedy(place, capfd, monkeypatch, arguments):
+    monkeypatch.setattr(os, "access", lambda *given, **more: False)
     listed = os.listdir
 
     def denied(path: object = ".") -> list[str]:  # root may look into what is 0000
@@ -306,3 +308,39 @@ def test_another_user_s_folder_is_named_with_the_remedy(place, capfd, monkeypatc
     monkeypatch.setattr(os, "listdir", denied)
     said = told(capfd, "ckpt", *arguments, code=78)
     assert "state: this user may not read it; be the daemon's user or root" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("ckpt", "show", "state"), ("ckpt", "diff", "state", "state"), ("show", "state")],
+    ids=" ".join,
+)
+def test_a_folder_that_may_not_be_searched_is_named_with_the_remedy(
+    place, capfd, monkeypatch, arguments
+):
+    asked = os.stat
+
+    def denied(path: Any, **more: Any) -> os.stat_result:
+        if Path(path).parent.name == "state":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return asked(path, **more)
+
+    monkeypatch.setattr(os, "stat", denied)
+    said = told(capfd, *arguments, code=78)
+    assert "stream-rnn: state: this user may not read it; be the daemon's user or root" in said
+
+
+def test_one_snapshot_of_another_user_is_listed_beside_the_others(place, capfd, monkeypatch):
+    newest, listed = snapshots(Path("state"))[0].name, os.listdir
+
+    def denied(path: object = ".") -> list[str]:
+        if Path(str(path)).name == newest:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)
+    _, first, *others = told(capfd, "ckpt", "ls", "state").splitlines()
+    assert first.split()[:2] == [newest, "no"]
+    assert "this user may not read it; be the daemon's user or root" in first
+    assert others
+    assert all(" yes " in line for line in others)

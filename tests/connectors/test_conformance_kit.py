@@ -122,7 +122,7 @@ def test_a_source_that_keeps_the_contract_passes() -> None:
         (ReturnsMore, "keep the rest for the next poll"),
         (Overstays, "neither stop nor checkpoint"),
         (PositionsStandStill, "strictly increase"),
-        (EndsEarly, "ended 1 events early"),
+        (EndsEarly, "ended 1 event early"),
         (NegativeLag, "lag cannot be negative"),
         (AckRewinds, "with acks"),
         (NumbersFromZero, "positions must go on"),
