@@ -33,7 +33,7 @@ class Rhn(Cell):
         gates_BGN = torch.sigmoid((u_BM @ W_ZM.T).view(-1, 2, self.n_units))
         slopes_BGN = torch.addcmul(gates_BGN, gates_BGN, gates_BGN, value=-1)
         half, f = gates_BGN.unbind(1)
-        # d = h_tm1 - c with c = 2 half - 1, whose slope is twice that of `half`; h_t = h_tm1 - (1 - f) d
+        # h_t = h_tm1 - (1 - f) d with d = h_tm1 - c, c = 2 half - 1: twice the slope of `half`
         d = torch.sub(s_BS, half, alpha=2).add_(1)
         twice_rest = torch.rsub(f, 2, alpha=2)  # 2 (1 - f)
         h_BN = torch.addcmul(s_BS, twice_rest, d, value=-0.5)
