@@ -89,7 +89,8 @@ class Pair:
     def follow(self) -> None:
         """A recurrent net amplifies roundings: the state is set back to the twin's."""
         state = {name: tensor.clone() for name, tensor in self.twin.state_dict().items()}
-        self.fused.load_state_dict(state)
+        for each in (self.fused, self.twin):  # of what was before neither tells anything any more
+            each.load_state_dict(state)
 
 
 def near(got: Tensor, truth: Tensor) -> None:
