@@ -13,7 +13,7 @@ from stream_rnn import config
 from stream_rnn.app import build_source
 from stream_rnn.assembly.settings import build_state
 from stream_rnn.checkpoint import compare, export, snapshot
-from stream_rnn.checkpoint.files import CheckpointError, Forbidden, readable
+from stream_rnn.checkpoint.files import CheckpointError, explained
 from stream_rnn.checkpoint.rollback import roll_back
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.config import ConfigError
@@ -202,11 +202,11 @@ def _snapshots(directory: Path) -> list[Path]:
 
 @contextmanager
 def _looked_into(path: Path) -> Iterator[None]:
-    """What this user may not look into is a wrong setting."""
+    """What the system does not let this user look into is a wrong setting."""
     try:
-        with readable(path):
+        with explained(path):
             yield
-    except Forbidden as error:
+    except CheckpointError as error:
         raise ConfigError(str(error)) from error
 
 

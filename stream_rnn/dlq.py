@@ -15,7 +15,7 @@ import click
 
 from stream_rnn import config
 from stream_rnn.assembly import settings
-from stream_rnn.checkpoint.files import CheckpointError, readable
+from stream_rnn.checkpoint.files import CheckpointError, explained
 from stream_rnn.config import ConfigError
 from stream_rnn.letters import Damaged, Letter, as_json, files_of, plain, read
 
@@ -82,7 +82,7 @@ def replay(target: Path, stages: Collection[str], out: Path | None) -> None:
 
 def _letters(target: Path) -> Iterator[Letter | Damaged]:
     try:
-        with readable(target):
+        with explained(target):
             files = files_of(_path(target))
         yield from read(files)
     except CheckpointError as error:

@@ -220,7 +220,7 @@ def test_another_user_s_folder_is_named_with_the_remedy(
     monkeypatch.setattr(os, "stat", denied)
     refused = dlq(command, state).exception
     assert isinstance(refused, ConfigError)
-    assert "this user may not read it; be the daemon's user or root" in str(refused)
+    assert "this user may not read or write it; be the daemon's user or root" in str(refused)
 
 
 def test_without_letters_it_says_so(state: Path) -> None:

@@ -305,4 +305,4 @@ def test_another_user_s_folder_is_named_with_the_remedy(place, capfd, monkeypatc
 
     monkeypatch.setattr(os, "listdir", denied)
     said = told(capfd, "ckpt", *arguments, code=78)
-    assert "state: this user may not read it; be the daemon's user or root" in said
+    assert "state: this user may not read or write it; be the daemon's user or root" in said
