@@ -11,7 +11,7 @@ from stream_rnn import config
 from stream_rnn.app import build_source
 from stream_rnn.assembly.settings import build_state
 from stream_rnn.checkpoint import compare, export, snapshot
-from stream_rnn.checkpoint.files import CheckpointError, PerhapsIntact, readable
+from stream_rnn.checkpoint.files import CheckpointError, PerhapsIntact, explained
 from stream_rnn.checkpoint.rollback import roll_back
 from stream_rnn.checkpoint.snapshot import Loaded
 from stream_rnn.config import ConfigError
@@ -59,7 +59,7 @@ def ls(target: Path) -> None:
     for folder in _snapshots(folder_of(target)):
         size = ""
         try:
-            with readable(folder):
+            with explained(folder):
                 files = [entry for entry in folder.iterdir() if entry.is_file()]
                 size = _size(sum(file.stat().st_size for file in files))
             loaded = snapshot.read(folder)

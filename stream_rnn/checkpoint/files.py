@@ -36,33 +36,35 @@ class Forbidden(PerhapsIntact):
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Refuse in words what this user may not look into; `path` where the system names none."""
+def explained(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into a CheckpointError with the remedy.
+
+    It names `path` where the system names none.
+    """
     try:
         yield
     except PermissionError as error:
         raise Forbidden(
-            f"{error.filename or path}: this user may not read it; be the daemon's user or root, "
-            "or hand it over (chown)"
+            f"{error.filename or path}: this user may not read or write it; be the daemon's user "
+            "or root, or hand it over (chown)"
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path}: {error.strerror or error}; check the path and the disk"
         ) from error
 
 
 @contextmanager
 def open_regular(path: Path) -> Iterator[int]:
     """Open for reading what is a plain file: no link out of the folder, no pipe that never ends."""
-    try:
-        with readable(path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise CheckpointError(f"{path}: not a plain file")
-        yield descriptor
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
+    with explained(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise CheckpointError(f"{path}: not a plain file")
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def write_durably(path: Path, data: bytes) -> str:
@@ -82,17 +84,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what the system refuses into a CheckpointError with the path and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{path}: {error.strerror or error}; check the path and its permissions"
-        ) from error
 
 
 def remove(path: Path) -> None:

@@ -95,6 +95,8 @@ class Credit(ABC):
     def report(self) -> dict[str, Tensor]:
         """Scalars of the last tick, on the device, for metrics; empty before the first.
 
+        A state that is loaded has no last tick. Lanes that were not live count as 0.
+
         Read by schedule; names from a closed set.
         """
         return {name: fact_B.amax() for name, fact_B in self._facts.items()}
@@ -131,6 +133,7 @@ class Credit(ABC):
                 )
         for name, mine in self.lane_state.items():
             self.lane_state[name] = state[name].detach().to(mine.device, copy=True)
+        self._facts = {}
 
     # For the rules --------------------------------------------------------------------------------
 
@@ -219,6 +222,7 @@ class Noisy(Credit):
     @override
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         super().load_state_dict(state)
+        self._observer = None  # it holds facts of the lanes' last ticks
         if self._generator is not None:
             if "generator" not in state:
                 raise ValueError("credit state 'generator' is missing")

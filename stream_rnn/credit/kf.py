@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound, known_products, norms, outer_sum
-from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization, Products, products_in
 from stream_rnn.native.observe import Shape
 
@@ -75,7 +74,7 @@ class Kf(Noisy):
         norm_v_B2 = torch.linalg.vector_norm(v_B2M, dim=2)
         norm_A_B2 = torch.stack((norms(JA_BSZ), norms(lin.drive_BKGN)), dim=1)
         norm_B2 = norm_v_B2 * norm_A_B2
-        norm_B = norm_B2.sum(dim=1)
+        norm_B = torch.where(live_B, norm_B2.sum(dim=1), 0.0)
         sound_B = is_sound(norm_B)
         self._gradient_ZM = outer_sum(p_B2Z, v_B2M, live_B & sound_B)
 
@@ -90,5 +89,5 @@ class Kf(Noisy):
         A_diagonal.addcmul_(new_B[:, None, None, None], lin.drive_BKGN)
         self._commit("u_BM", u_new_B1M, live_B, sound_B)
         self._commit("A_BSZ", A_new_BSZ, live_B, sound_B)
-        self._healthy_B = implies(live_B, sound_B)
+        self._healthy_B = sound_B
         self._facts = {"influence_norm": norm_B}

@@ -25,7 +25,6 @@ from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound, known_products
 from stream_rnn.credit.small_matrices import floored_cholesky, jacobi_svd, mixing
 from stream_rnn.credit.small_matrices_on_gpu import launches, reduced
-from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization, Products, products_in
 from stream_rnn.native.observe import Shape
 
@@ -103,7 +102,8 @@ class Ok(Noisy):
             gram_V = torch.bmm(V64.transpose(1, 2), V64)
             gram_A = torch.bmm(P_QPr.transpose(1, 2), P_QPr).double()
             squares_B = (gram_V * gram_A).view(self.n_lanes, -1).sum(dim=1)
-            norm_B = squares_B.clamp_(min=0.0).sqrt()  # sums that cancel may be rounded below 0
+            # sums that cancel may be rounded below 0
+            norm_B = torch.where(live_B, squares_B.clamp_(min=0.0).sqrt(), 0.0)
             sound_B = is_sound(norm_B)
             use_B = live_B & sound_B
 
@@ -117,7 +117,7 @@ class Ok(Noisy):
             A_QPR = torch.bmm(P_QPr, mix_A.to(V_QMr.dtype))
         self._commit("U_BCMR", U_QMR.view_as(self.lane_state["U_BCMR"]), live_B, sound_B)
         self._store("A_BgSLR", self._by_group(A_QPR), live_B)  # zero of what is unsound
-        self._healthy_B = implies(live_B, sound_B)
+        self._healthy_B = sound_B
         self._facts = {"influence_norm": norm_B, "variance": variance_Q}
 
     @override

@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit, is_sound, norms
-from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization
 
 
@@ -38,14 +37,14 @@ class Rtrl(Credit):
         G_BSQ = lin.push(self.lane_state["G_BSZM"].view(B, S, Z * M))
         immediate_BKGMN = lin.drive_BKGN[:, :, :, None] * lin.u_BM[:, None, None, :, None]
         G_BSQ.view(B, K, N, G, N, M).diagonal(dim1=2, dim2=4).add_(immediate_BKGMN)
-        norm_B = norms(G_BSQ)
+        norm_B = torch.where(live_B, norms(G_BSQ), 0.0)
         sound_B = is_sound(norm_B)
         # where, not times zero: a lane that is unsound or not live may hold NaN
         dW_BQ = torch.bmm(q_BS[:, None], G_BSQ)[:, 0]
         dW_BQ = torch.where((live_B & sound_B)[:, None], dW_BQ, 0.0)
         self._gradient_ZM = dW_BQ.sum(dim=0).view(Z, M)
         self._commit("G_BSZM", G_BSQ, live_B, sound_B)
-        self._healthy_B = implies(live_B, sound_B)
+        self._healthy_B = sound_B
         self._facts = {"influence_norm": norm_B}
 
     @override

@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Credit, is_sound, norms
-from stream_rnn.lane_state import implies
 from stream_rnn.linearization import Linearization
 
 
@@ -43,7 +42,7 @@ class Snap1(Credit):
         for block in range(K):
             J_BK1N1 = J_BKKN[:, :, block, None, :, None]
             new_BKGNM.addcmul_(J_BK1N1, e_BKGNM[:, block, None])
-        norm_B = norms(new_BKGNM)
+        norm_B = torch.where(live_B, norms(new_BKGNM), 0.0)
         sound_B = is_sound(norm_B)
         # where, not times zero: a lane that is unsound or not live may hold NaN
         dW_BGNM = (q_BS.view(B, K, 1, N, 1) * new_BKGNM).sum(dim=1)
@@ -51,7 +50,7 @@ class Snap1(Credit):
         dW_GNM = torch.where(use_B111, dW_BGNM, 0.0).sum(dim=0)
         self._gradient_ZM = dW_GNM.view(self.cell.weight_shape)
         self._commit("e_BKGNM", new_BKGNM, live_B, sound_B)
-        self._healthy_B = implies(live_B, sound_B)
+        self._healthy_B = sound_B
         self._facts = {"influence_norm": norm_B}
 
     @override

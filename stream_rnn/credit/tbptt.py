@@ -51,7 +51,7 @@ class Tbptt(Window):
     @override
     def observe(self, lin: Linearization, q_BS: Tensor, live_B: Tensor) -> None:
         self._append(lin, live_B)
-        self._store("owed_BTS", q_BS, live_B)
+        self._write_newest("owed_BTS", q_BS, live_B)
         self._ticks += 1
         if self._ticks < self.every:
             self._gradient_ZM = None

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from stream_rnn.cells.base import Cell
 from stream_rnn.credit.base import Noisy, Signs, is_sound, norms, outer_sum
-from stream_rnn.lane_state import implies, rows
+from stream_rnn.lane_state import rows
 from stream_rnn.linearization import Linearization
 
 
@@ -59,7 +59,8 @@ class Uoro(Noisy):
         norm_th, norm_J_st = norms(th_BZM), norms(J_st_BS)
         norm_F, norm_nu = norms(D_nu_BZ) * norms(u_BM), norms(nu_BS)
         old_B, new_B = norm_th * norm_J_st, norm_F * norm_nu
-        sound_B = is_sound(old_B + new_B)
+        norm_B = torch.where(live_B, old_B + new_B, 0.0)
+        sound_B = is_sound(norm_B)
 
         # dW = sum over lanes of (q . J st) th + (D^T q) u^T; where: masked lanes may hold NaN
         use_B = live_B & sound_B
@@ -78,5 +79,5 @@ class Uoro(Noisy):
         th_new_BZM.addcmul_(of_new_BZ[:, :, None], u_BM[:, None, :])
         self._commit("st_BS", st_new_BS, live_B, sound_B)
         self._commit("th_BZM", th_new_BZM, live_B, sound_B)
-        self._healthy_B = implies(live_B, sound_B)
-        self._facts = {"influence_norm": old_B + new_B}
+        self._healthy_B = sound_B
+        self._facts = {"influence_norm": norm_B}

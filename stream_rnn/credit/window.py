@@ -56,12 +56,12 @@ class Window(Credit):
             self._lanes = self._lanes.to(live_B.device)
         newest_B = self.lane_state["newest_B"]
         torch.where(live_B, (newest_B + 1) % self.slots, newest_B, out=newest_B)
-        self._store("J_h_BTSN", lin.J_h_BSN(), live_B)
-        self._store("carry_BTKKN", lin.carry_BKKN, live_B)
-        self._store("drive_BTKGN", lin.drive_BKGN, live_B)
-        self._store("u_BTM", lin.u_BM, live_B)
+        self._write_newest("J_h_BTSN", lin.J_h_BSN(), live_B)
+        self._write_newest("carry_BTKKN", lin.carry_BKKN, live_B)
+        self._write_newest("drive_BTKGN", lin.drive_BKGN, live_B)
+        self._write_newest("u_BTM", lin.u_BM, live_B)
 
-    def _store(self, name: str, value: Tensor, live_B: Tensor) -> None:
+    def _write_newest(self, name: str, value: Tensor, live_B: Tensor) -> None:
         """Write `value` into the newest slot of every live lane."""
         ring = self.lane_state[name]
         newest_B = self.lane_state["newest_B"]

@@ -41,6 +41,8 @@ NEWEST = 128  # scored predictions that are remembered, for who looks in later
 STAGES = ("decode", "features", "step", "emit")
 MOST_WARM_UP = 64  # steps, however far ahead is forecast
 
+Unread = DecodeError | BadEvent
+
 
 @dataclass(slots=True)
 class Counts:
@@ -207,20 +209,42 @@ class Engine:
 
     def _read_together(self, events: Sequence[Event]) -> list[Item]:
         """Up to the last of an episode, whose lane starts anew behind it."""
-        if self.lanes.end is None:
-            try:
-                records = list(map(self.codec.decode, map(attrgetter("data"), events)))
-                return list(map(Item, events, records, self.lanes.keys_of(events, records)))
-            except (DecodeError, BadEvent):
-                pass  # which of them it is comes out below
         items: list[Item] = []
-        for event in events:
+        if self.lanes.end is not None:
+            for event in events:
+                item = Item(event)
+                items.append(item)
+                self._read(item)
+                if item.ends:
+                    break
+            return items
+        records, errors = self._decode_all(events)
+        if not errors:
+            try:
+                return list(map(Item, events, records, self.lanes.keys_of(events, records)))
+            except BadEvent:
+                pass  # which of them it is comes out below
+        for i, (event, record) in enumerate(zip(events, records, strict=True)):
             item = Item(event)
             items.append(item)
-            self._read(item)
-            if item.ends:
-                break
+            if i in errors:
+                self._refuse_unread(item, errors[i])
+            else:
+                self._take_record(item, record)
         return items
+
+    def _decode_all(self, events: Sequence[Event]) -> tuple[list[Record], dict[int, Unread]]:
+        """The record of each, and by its place why an event has none; the codec sees each once."""
+        records: list[Record] = []
+        errors: dict[int, Unread] = {}
+        data = map(attrgetter("data"), events)
+        while True:
+            try:
+                records.extend(map(self.codec.decode, data))  # those before an error are kept
+                return records, errors
+            except (DecodeError, BadEvent) as error:
+                errors[len(records)] = error
+                records.append({})
 
     def feed(self, event: Event) -> None:
         """Take one event; may close a block, and learn what waits."""
@@ -259,15 +283,26 @@ class Engine:
         return item
 
     def _read(self, item: Item) -> None:
-        event = item.event
         try:
-            item.record = self.codec.decode(event.data)
-            item.key = self.lanes.key_of(event, item.record)
-            item.ends = self.lanes.ends(item.record)
-        except DecodeError as error:
-            item.letter = self._lines.letter(event, "decode", "undecodable", str(error))
+            record = self.codec.decode(item.event.data)
+        except (DecodeError, BadEvent) as error:
+            self._refuse_unread(item, error)
+        else:
+            self._take_record(item, record)
+
+    def _refuse_unread(self, item: Item, error: Unread) -> None:
+        if isinstance(error, DecodeError):
+            item.letter = self._lines.letter(item.event, "decode", "undecodable", str(error))
+        else:
+            item.letter = self._refused(item.event, error)
+
+    def _take_record(self, item: Item, record: Record) -> None:
+        item.record = record
+        try:
+            item.key = self.lanes.key_of(item.event, record)
+            item.ends = self.lanes.ends(record)
         except BadEvent as error:
-            item.letter = self._refused(event, error)
+            item.letter = self._refused(item.event, error)
 
     def pass_over(self, n: int, positions: Position) -> None:
         """Take `n` events as applied that were shed before they got here.

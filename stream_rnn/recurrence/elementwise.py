@@ -69,7 +69,7 @@ class Elementwise(Recurrence, Generic[Local]):
         self._new_BKQN = torch.zeros_like(self.lane_state["influence_BKQN"])
         self._tick: tuple[Tensor, Local] | None = None
         self._healthy_B = torch.ones(n_lanes, dtype=torch.bool, device=self._new_BKQN.device)
-        self._norm_B = zeros(n_lanes)
+        self._norm_B: Tensor | None = None
         self._zero = zeros(())
 
     # --- what a subclass knows -------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Elementwise(Recurrence, Generic[Local]):
 
     @override
     def report(self) -> dict[str, Tensor]:
-        return {"influence_norm": self._norm_B.amax()}
+        return {} if self._norm_B is None else {"influence_norm": self._norm_B.amax()}
 
     def adopt(self, healthy_B: Tensor, norm_B: Tensor) -> None:
         """A fused tick learned in this recurrence's place, on its state: what came out."""
@@ -162,6 +162,7 @@ class Elementwise(Recurrence, Generic[Local]):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, mine in self.state_dict().items():
             take(mine, state, name)
+        self._norm_B = None
 
 
 def require_sizes(**sizes: int) -> None:

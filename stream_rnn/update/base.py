@@ -78,7 +78,10 @@ class Update(ABC):
         return []
 
     def report(self) -> dict[str, Tensor]:
-        """`gradient_norm` of the last step, before clipping; on the device."""
+        """`gradient_norm` of the last step, before clipping; on the device.
+
+        Empty before it; a state that is loaded has none.
+        """
         return {} if self._norm is None else {"gradient_norm": self._norm}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -87,6 +90,7 @@ class Update(ABC):
 
     def load_state_dict(self, params: Sequence[Tensor], state: Mapping[str, Tensor]) -> None:
         """Take what `state_dict` gave; raises ValueError if it does not fit `params`."""
+        self._norm = None
         if not state:
             self.state = {}
             return

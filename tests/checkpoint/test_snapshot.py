@@ -339,8 +339,10 @@ def test_another_user_s_snapshot_is_refused_and_not_taken_for_damage(
         return opened(path, *arguments, **more)
 
     monkeypatch.setattr(os, "open", denied)
-    with pytest.raises(Forbidden, match=r"manifest\.json: this user may not read it; .*chown"):
+    with pytest.raises(
+        Forbidden, match=r"manifest\.json: this user may not read or write it; .*chown"
+    ):
         open_store(two).newest()
     assert newest.is_dir()
-    with pytest.raises(ConfigError, match="this user may not read it"):
+    with pytest.raises(ConfigError, match="this user may not read or write it"):
         newest_readable(snapshots(two))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -7,10 +8,11 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from stream_rnn.checkpoint.files import CheckpointError, Fenced, StateLocked
+from stream_rnn.checkpoint.files import CheckpointError, Fenced, Forbidden, StateLocked
 from stream_rnn.checkpoint.owner import move_aside
 from stream_rnn.checkpoint.snapshot import Snapshot, read, snapshots
 from stream_rnn.checkpoint.store import Store
@@ -118,6 +120,22 @@ def test_a_file_in_the_place_of_the_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     with pytest.raises(CheckpointError, match="check the path"):
         Store(tmp_path / "state").open()
+
+
+def test_another_user_s_folder_is_refused_with_the_remedy(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.close()
+    opened, lock = os.open, store.directory / "lock"
+
+    def denied(path: Any, *arguments: Any, **more: Any) -> int:  # root may open what is 0000
+        if Path(path) == lock:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(Forbidden, match=rf"{lock}: this user may not read or write it; .*chown"):
+        store.open()
 
 
 def test_a_store_that_is_not_open_says_so(directory: Path) -> None:

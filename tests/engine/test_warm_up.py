@@ -67,6 +67,30 @@ def test_a_run_with_warm_ups_equals_one_without(learner: dict[str, Any], horizon
     assert warm.outputs == cold.outputs
 
 
+@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+def test_nothing_made_up_is_reported(learner: dict[str, Any]) -> None:
+    job = engine(learner, 1)
+    feed(job, 0, 7)
+    job.warm_up()
+    assert job.learner.report().keys().isdisjoint({"gradient_norm", "influence_norm", "noise"})
+
+
+@pytest.mark.parametrize("learner", LEARNERS.values(), ids=LEARNERS)
+def test_what_is_reported_after_a_warm_up_is_the_same_with_and_without_the_library(
+    learner: dict[str, Any],
+) -> None:
+    for n in (1, 2, 3):  # the first one only waits for its target
+        job, twin = engine(learner, 1), engine(learner, 1)
+        job.warm_up()
+        feed(job, 0, n)
+        with loading.switched_off():
+            twin.warm_up()
+            feed(twin, 0, n)
+        mine, other = job.learner.report(), twin.learner.report()
+        assert mine == pytest.approx(other, rel=1e-3, abs=1e-6, nan_ok=True)
+        assert n > 1 or not any(mine.get(name) for name in ("gradient_norm", "influence_norm"))
+
+
 def test_what_fails_for_every_event_fails_in_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     job = engine(LEARNERS["ok"], 1)
     monkeypatch.setattr(job.learner.recurrence, "learn", lambda *_: 1 / 0)

@@ -187,7 +187,7 @@ def test_a_segment_that_is_a_link_is_refused(make: Make, journal: Path, tmp_path
     path = only_segment(journal)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SettingError, match="cannot be read"):
+    with pytest.raises(SettingError, match=r"journal: .*; check the path"):
         make([]).open(None)
 
 

@@ -79,7 +79,7 @@ class Pair:
         report = self.twin.report()
         assert self.fused.report().keys() == report.keys()
         for name, value in self.fused.report().items():
-            # facts of idle lanes are the last ones here, meaningless there
+            # facts of idle lanes are the last ones here, 0 there
             if name != "gradient_norm" and not truth.learned_B.all():
                 continue
             assert value == pytest.approx(report[name], rel=1e-3, abs=1e-4, nan_ok=True), name
@@ -89,7 +89,8 @@ class Pair:
     def follow(self) -> None:
         """A recurrent net amplifies roundings: the state is set back to the twin's."""
         state = {name: tensor.clone() for name, tensor in self.twin.state_dict().items()}
-        self.fused.load_state_dict(state)
+        for each in (self.fused, self.twin):  # of what was before neither tells anything any more
+            each.load_state_dict(state)
 
 
 def near(got: Tensor, truth: Tensor) -> None:

@@ -15,7 +15,7 @@ from stream_rnn.engine.frames import Tick
 from stream_rnn.evaluation import evaluate
 from stream_rnn.native import loading
 from stream_rnn.results import Trace
-from stream_rnn.spi import Event
+from stream_rnn.spi import Codec, Event, Record
 
 ELEMENTWISE = {"cell": {"kind": "lru", "units": 4}}
 NOISY = {
@@ -219,6 +219,37 @@ def test_a_picture_has_each_event_at_its_place() -> None:
     points = trace.every.recent()
     assert [point.event for point in points] == list(range(3, 301))
     assert len({point.loss for point in points}) == len(points)
+
+
+class Counting:
+    """Another codec's records, by the number of what it was given."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.given: list[bytes] = []
+
+    def decode(self, data: bytes) -> Record:
+        self.given.append(data)
+        return self.codec.decode(data) | {"number": len(self.given)}
+
+
+@pytest.mark.parametrize("lanes", [{}, {"key": "id"}, {"key": "id", "end": "last"}])
+def test_a_codec_sees_each_event_once_whatever_else_comes_in_its_poll(
+    lanes: dict[str, str], engine: Callable[..., Engine]
+) -> None:
+    one = engine(256, ELEMENTWISE, lanes=lanes | {"capacity": 3})
+    learned(one, events(8))  # how long a run may be is known now
+    codec = one.codec = Counting(one.codec)
+    records = [{"y": float(i), "id": "ab"[i % 2], "last": i == 9} for i in range(20)]
+    data = [json.dumps(record).encode() for record in records]
+    for place in (0, 5, 6, 19):
+        data[place] = b"no JSON %d" % place
+    data[12] = b'{"y": 12, "id": [], "last": "?"}'  # neither a key nor whether it is the last
+    positions = range(8, 28)
+    learned(one, [Event("p", at, each) for at, each in zip(positions, data, strict=True)])
+    assert codec.given == data
+    undecodable = [letter for letter in one.letters[1:] if letter["stage"] == "decode"]
+    assert [letter["position"] - 8 for letter in undecodable] == [0, 5, 6, 19]
 
 
 class Suspicious(Unwatched):

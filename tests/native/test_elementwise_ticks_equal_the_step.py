@@ -217,6 +217,27 @@ def test_units_forget_slowly_or_at_once(
         pair.step(frame)
 
 
+@pytest.mark.parametrize("at_zero", [False, True])
+@pytest.mark.parametrize(
+    ("units", "row"),
+    [("lru", 1), ("lru", 2), ("rtu-linear", 1), ("rtu-tanh", 1), ("rtu-relu", 1)],
+)
+def test_a_phase_or_gain_beyond_float32_refuses_every_event(
+    units: str, row: int, at_zero: bool, pair_of: Any, frames_of: Any
+) -> None:
+    def make() -> Learner:
+        learner = learner_of(units, n_units=20)
+        learner.recurrence.parameters()[1][row, 17] = 89.0  # of exp(89) there is no float32
+        return learner
+
+    pair = pair_of(make)
+    for frame in frames_of(3, LANES, dtype=torch.float32):
+        if at_zero:
+            frame.x_BI.zero_()
+        got, _ = pair.step(frame)
+        assert got.rejected_B.all()
+
+
 def test_a_subclass_or_another_dtype_has_no_plan(kernels: loading.Library, frames_of: Any) -> None:
     class Other(Lru):
         pass

@@ -71,7 +71,9 @@ struct UnitNet final : Net {
       at.put(re + n, size * cosine);
       at.put(im + n, size * sine);
       if (e.units == LRU) {
-        at.put(gain + n, exp_(at.get(dynamics + 2 * N + n)));
+        const vf log_gain = at.get(dynamics + 2 * N + n);
+        far |= log_gain > all(LARGEST_EXPONENT);
+        at.put(gain + n, exp_(log_gain));
       } else {
         const vf g = roots(-expm1_(all(-2.0f) * fade));
         at.put(gain + n, g);
@@ -80,6 +82,9 @@ struct UnitNet final : Net {
     });
     if (!any(far)) return;
     for (int n = 0; n < N; n++) {
+      // infinite where `exp_` ends: such a unit has no finite state, and every event is refused
+      if (dynamics[N + n] > LARGEST_EXPONENT) phase[n] = std::exp(dynamics[N + n]);
+      if (e.units == LRU && dynamics[2 * N + n] > LARGEST_EXPONENT) gain[n] = std::exp(dynamics[2 * N + n]);
       const float size = exp_(-decay[n]);
       re[n] = size * std::cos(phase[n]);
       im[n] = size * std::sin(phase[n]);
@@ -139,8 +144,8 @@ struct UnitNet final : Net {
         t_0 = tanh_(t_0);
         t_1 = tanh_(t_1);
       } else if (units == RTU_RELU) {
-        t_0 = t_0 > vf{} ? t_0 : vf{};
-        t_1 = t_1 > vf{} ? t_1 : vf{};
+        t_0 = t_0 <= 0 ? vf{} : t_0;  // NaN stays NaN
+        t_1 = t_1 <= 0 ? vf{} : t_1;
       }
       at.put(m + n, m_0);
       at.put(m + N + n, m_1);

@@ -275,9 +275,11 @@ inline void transpose(const float* from, int rows, int columns, float* to) {
   transpose(from, columns, rows, columns, to, rows);
 }
 
+constexpr float LARGEST_EXPONENT = 88.0f;
+
 // exp to about 1 ulp within +-87, saturating beyond; NaN stays NaN (Cephes' polynomial)
 inline vf exp_(vf x) {
-  x = x > all(88.0f) ? all(88.0f) : x;
+  x = x > all(LARGEST_EXPONENT) ? all(LARGEST_EXPONENT) : x;
   x = x < all(-87.0f) ? all(-87.0f) : x;
   const vf magic = all(12582912.0f);  // 1.5 * 2^23: adding it leaves the rounded number in the bits
   const vf shifted = x * all(1.44269504088896341f) + magic;
