@@ -341,6 +341,6 @@ def test_one_snapshot_of_another_user_is_listed_beside_the_others(place, capfd, 
     monkeypatch.setattr(os, "listdir", denied)
     _, first, *others = told(capfd, "ckpt", "ls", "state").splitlines()
     assert first.split()[:2] == [newest, "no"]
-    assert "this user may not read it; be the daemon's user or root" in first
+    assert "this user may not read or write it; be the daemon's user or root" in first
     assert others
     assert all(" yes " in line for line in others)
