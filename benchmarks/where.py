@@ -33,7 +33,6 @@ STAGES = {  # function -> stage
     "Intake.poll": "receive",
     "Engine._decoded": "decode",
     "Engine._read_together": "decode",
-    "Engine._decode_all": "decode",
     "Engine._lay_out": "features",
     "Frames.clear": "step: frame",
     "Frames.put": "step: frame",

@@ -49,6 +49,7 @@ class Plan:
     Attributes:
         tables: the configuration.
         stream: what there is to learn, in order.
+        every_events: between two snapshots.
         restart_after: events, after which the process ends and another one goes on; None: it stays.
         steps_back: how often the source does.
         policy: when too many events wait.
@@ -57,6 +58,7 @@ class Plan:
 
     tables: dict[str, Any]
     stream: list[Event]
+    every_events: int
     restart_after: int | None
     steps_back: int
     policy: str
@@ -152,6 +154,8 @@ def compare(plan: Plan, rng: random.Random, place: Path) -> str:
     require(one.engine.positions == calm.engine.positions, "positions")
     if plan.policy != "block":
         return plan.policy
+    if plan.tables.get("lanes", {}).get("batching") == "time":
+        return "by time"  # what is learned in a tick is what a poll brings
     require(ordered(lines) == ordered(told(calm)), "lines")
     mine, theirs = (each.engine.learner.state_dict() for each in (one, calm))
     require(all(mine[name].equal(theirs[name]) for name in theirs), "what was learned")
@@ -162,7 +166,8 @@ def compare(plan: Plan, rng: random.Random, place: Path) -> str:
 
 def learned(plan: Plan, source: Source, place: Path, max_events: int | None = None) -> Runtime:
     """A daemon that went on where one left off in that folder, and came to its end."""
-    job = app.build(plan.tables | {"state": {"dir": str(place), "every_s": 1e9}})
+    state = {"dir": str(place), "every_s": 1e9, "every_events": plan.every_events}
+    job = app.build(plan.tables | {"state": state})
     if plan.is_journaled:
         source = JournaledSource(source, place.with_name(f"{place.name}-journal"))
     job.source, job.dead_letters, job.sinks = source, ListSink(), [ListSink()]
@@ -220,9 +225,20 @@ def plan_of(rng: random.Random) -> Plan:
         "limits": {"poll_events": rng.choice((1, 2, 7, 64, 512))},
     }
     if rng.random() < 0.5:
-        tables["lanes"] = {"key": "k", "capacity": 3, "batching": rng.choice(("event", "log"))}
+        tables["lanes"] = {
+            "key": "k",
+            "capacity": 3,
+            "batching": rng.choice(("event", "log", "time")),
+        }
     if policy != "block":
         tables["overload"] = {"policy": policy, "limit": rng.choice((1, 5, 30)), "keep": 0.5}
     restart_after = rng.randint(1, n) if rng.random() < 0.4 else None
-    is_journaled = policy == "block" and rng.random() < 0.3
-    return Plan(tables, stream, restart_after, rng.randint(1, 8), policy, is_journaled)
+    return Plan(
+        tables=tables,
+        stream=stream,
+        every_events=rng.choice((7, 50, 1000)),
+        restart_after=restart_after,
+        steps_back=rng.randint(1, 8),
+        policy=policy,
+        is_journaled=policy == "block" and rng.random() < 0.3,
+    )
