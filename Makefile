@@ -80,7 +80,7 @@ storm: $(STAMP)  ## Kill daemons and producers for half an hour (STORM_S=180: th
 soak: $(STAMP)  ## 1,000,000 events: memory and time per event, with their slopes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak --events 1000000
 
-fuzz: $(STAMP)  ## Mutated payloads (1,000,000), snapshots (100,000), configurations (10,000); hours
+fuzz: $(STAMP)  ## Mutated payloads (1,000,000), snapshots (100,000), configurations, influences, rewinds (10,000); hours
 	OMP_NUM_THREADS=1 RUST_BACKTRACE=0 $(BIN)/python -m benchmarks.fuzz 2> /dev/null
 
 image:  ## Build the container image and run it: learns, ends, goes on, survives kill -9 (root, no Docker)

@@ -183,9 +183,11 @@ class Metrics(Collector):
     baseline_loss: dict[str, Gauge] = _gauge("The same for a baseline.", "baseline")
     prequential_metric: dict[str, Gauge] = _gauge("A prequential score, cumulative.", "name")
     scored: int = _counter("Predictions compared with their target.")
-    gradient_norm: Gauge = _gauge("Euclidean norm of the newest gradient.")
+    gradient_norm: Gauge = _gauge("Euclidean norm of the newest gradient; NaN: none yet.")
     update_ratio: Gauge = _gauge("Norm of the newest update over the norm of the parameters.")
-    influence_norm: Gauge = _gauge("Norm of the influence the credit rule carries.")
+    influence_norm: Gauge = _gauge(
+        "Largest norm of an influence the credit rule carries; NaN: none yet, or it carries none."
+    )
     fidelity: Gauge = _gauge(
         "Cosine of the gradient with that of a long window, a mean over samples of the rule in "
         "use; NaN: none yet, or the recurrence is not taught."

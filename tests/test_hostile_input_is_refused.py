@@ -14,7 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("target", "share"), [("payloads", 0.03), ("checkpoints", 0.002), ("configs", 0.02)]
+    ("target", "share"),
+    [
+        ("payloads", 0.03),
+        ("checkpoints", 0.002),
+        ("configs", 0.02),
+        ("influences", 0.008),
+        ("rewinds", 0.004),
+    ],
 )
 def test_no_mutated_input_leads_to_anything_unforeseen(
     target: str, share: float, tmp_path: Path

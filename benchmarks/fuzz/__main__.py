@@ -1,4 +1,4 @@
-"""`python -m benchmarks.fuzz`: payloads, snapshots and configurations; exit code 1 on a finding."""
+"""`python -m benchmarks.fuzz`: hostile inputs, sources and influences; exit code 1 on a finding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.fuzz import checkpoints, configs, payloads
+from benchmarks.fuzz import checkpoints, configs, influences, payloads, rewinds
 from benchmarks.fuzz.bounds import Tally, limit_memory
 
-FULL = {"payloads": 1_000_000, "checkpoints": 100_000, "configs": 10_000}
+FULL = {
+    "payloads": 1_000_000,
+    "checkpoints": 100_000,
+    "configs": 10_000,
+    "influences": 10_000,
+    "rewinds": 10_000,
+}
 
 
 def main(share: float, seed: int, out: Path, only: str | None) -> list[Tally]:
@@ -29,6 +35,10 @@ def main(share: float, seed: int, out: Path, only: str | None) -> list[Tally]:
                 payloads.fuzz(tally, cases, seed)
             elif name == "checkpoints":
                 checkpoints.fuzz(tally, cases, seed, Path(folder))
+            elif name == "influences":
+                influences.fuzz(tally, cases, seed)
+            elif name == "rewinds":
+                rewinds.fuzz(tally, cases, seed, Path(folder))
             else:
                 configs.fuzz(tally, cases, seed, Path(folder))
         tallies.append(tally)

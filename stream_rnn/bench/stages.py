@@ -61,6 +61,7 @@ STAGES = {
 FUNCTIONS = {
     "Engine._decoded": "decode",
     "Engine._read_together": "decode",
+    "Engine._decode_all": "decode",
     "Engine._lay_out": "features",
     "Engine._learn_laid": "step",
     "Engine._finish": "emit",

@@ -101,7 +101,7 @@ def test_a_tick_is_the_same(
         assert torch.equal(native.healthy(), twin.healthy())
         for key, old in before.items():
             assert torch.equal(native.lane_state[key][~live_B], old[~live_B]), "an idle lane moved"
-        # facts of idle lanes are the last ones here, meaningless there
+        # facts of idle lanes are the last ones here, 0 there
         for fact in native._facts:
             mine, theirs = (each._facts[fact].view(LANES, -1)[live_B] for each in (native, twin))
             torch.testing.assert_close(mine.float(), theirs.float(), rtol=1e-3, atol=1e-4)
