@@ -44,7 +44,7 @@ class Shape(NamedTuple):
 
 
 class Observed(NamedTuple):
-    """What a tick gave: gradient (Z, M), healthy (B,), and facts, of idle lanes the last ones."""
+    """What a tick gave: gradient (Z, M), healthy (B,), and facts, 0 of idle lanes."""
 
     gradient_ZM: Tensor
     healthy_B: Tensor

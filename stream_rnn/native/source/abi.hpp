@@ -39,7 +39,7 @@ struct Observation {
   const float* signs;      // KF (B, 2);  OK (B, C, R+1)
   float* gradient;         // (Z, M)
   uint8_t* healthy;        // (B)
-  double* norm;            // (B); rows of idle lanes keep what they hold
+  double* norm;            // (B); 0 of idle lanes
   double* variance;        // OK (B, C), likewise
   char* work;              // work_bytes(...) bytes, aligned to 64
   int64_t threads;         // that may share the lanes; the results are the same bits

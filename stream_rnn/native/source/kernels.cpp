@@ -42,6 +42,8 @@ void observe(const Observation* o) {
       if (!is_square(*o, z, b)) pay(*o, z, work, b);
     return;
   }
+  std::memset(o->norm, 0, sizeof(double) * o->B);  // of the last tick, in which others were idle
+  if (o->rule == OK) std::memset(o->variance, 0, sizeof(double) * o->B * z.chunks);
   if (o->rule == RTRL) return Lanes<ExactWork, ExactShare>(*o, z, rtrl_lane).run();
   const auto ok = z.rank == 1 && o->chunks != ROW ? ok_one_lane : ok_lane;
   Lanes<Work, Share>(*o, z, o->rule == KF ? kf_lane : ok).run();
